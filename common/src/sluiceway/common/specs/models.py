@@ -1,0 +1,212 @@
+"""The specs that operators write: Cluster, Topic, Pipeline.
+
+Pydantic models of the documents' `spec` part and of the envelope around it; the published JSON Schema and the reference
+in the docs are generated from them. Reading YAML and naming the place of an error is `documents`' job. Everything here
+is pure.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+API_VERSION = "sluiceway/v1"
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,198}[a-zA-Z0-9])?$", max_length=200),
+    Field(description="Letters, digits, dots, underscores and dashes; starts and ends with a letter or digit."),
+]
+SecretRef = Annotated[
+    str,
+    StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$"),
+    Field(
+        description="Where the secret is, never the secret: `env:NAME` or `file:/absolute/path`, read by each process."
+    ),
+]
+HostPort = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[^:\s/]+):\d{1,5}$"),
+    Field(description="`host:port`"),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sasl(_Model):
+    """SASL credentials."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+    username: str
+    password: SecretRef
+
+
+class Tls(_Model):
+    """TLS to the brokers. Without `ca` the system's certificates are trusted."""
+
+    ca: SecretRef | None = None
+    certificate: SecretRef | None = Field(default=None, description="client certificate, for mutual TLS")
+    key: SecretRef | None = Field(default=None, description="client key, for mutual TLS")
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Tls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together: give both or neither")
+        return self
+
+
+class ClusterSpec(_Model):
+    """One Kafka-compatible cluster."""
+
+    bootstrap: list[HostPort] = Field(min_length=1, description="brokers to ask first")
+    sasl: Sasl | None = None
+    tls: Tls | None = Field(default=None, description="present (also as `{}`): connect with TLS")
+
+
+class TopicSpec(_Model):
+    """An existing physical topic on one cluster."""
+
+    cluster: Name
+    physical: Name | None = Field(
+        default=None, description="the topic's name on the cluster; the spec's name by default"
+    )
+
+
+class S3(_Model):
+    """How to reach an S3-compatible store. Without keys, the process's own AWS credentials are used."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://", description="for stores other than AWS")
+    region: str = "us-east-1"
+    access_key: SecretRef | None = None
+    secret_key: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> S3:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access_key and secret_key go together: give both or neither")
+        return self
+
+
+class ParquetSink(_Model):
+    """Parquet files on an object store or in a local directory."""
+
+    kind: Literal["parquet"] = "parquet"
+    url: str = Field(
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.+)$",
+        description="`s3://bucket/prefix` or `file:///absolute/directory`",
+    )
+    s3: S3 | None = None
+    compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
+
+
+class CutPolicy(_Model):
+    """When a partition's buffered records become files: whichever limit is reached first."""
+
+    max_bytes: int = Field(default=64 * 2**20, ge=2**10, description="bytes of records as they came from Kafka")
+    max_records: int = Field(default=1_000_000, ge=1)
+    max_age_s: float = Field(default=60.0, gt=0, description="seconds since the oldest buffered record was fetched")
+
+
+class JsonFormat(_Model):
+    """JSON objects, one a record."""
+
+    kind: Literal["json"] = "json"
+    max_record_bytes: int = Field(
+        default=16 * 2**20, ge=2, description="a larger record becomes a dead letter instead of being parsed"
+    )
+    max_columns: int = Field(default=2000, ge=1, description="further fields go to `_rescued`")
+
+
+class Origin(_Model):
+    """The columns that say where a row comes from. An empty name leaves the column out."""
+
+    topic: str = "_topic"
+    epoch: str = "_epoch"
+    partition: str = "_partition"
+    offset: str = "_offset"
+    timestamp: str = "_timestamp"
+    key: str = "_key"
+
+
+class DeadLetterPolicy(_Model):
+    """Where records go that can't be delivered, and when that is a wrong spec rather than wrong records."""
+
+    prefix: Name = Field(default="_dead_letters", description="folder below the sink's url")
+    max_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="when more than this share of at least `min_records` records fails, the partition is released "
+        "instead: a wrong spec must not empty a topic into the dead letters; 1 turns that off",
+    )
+    min_records: int = Field(default=1000, ge=1)
+
+
+class PlacementPolicy(_Model):
+    """Which workers may hold this pipeline's partitions."""
+
+    worker_class: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict, description="a worker must carry all of these")
+
+
+class PipelineSpec(_Model):
+    """Topics into one sink."""
+
+    topics: list[Name] = Field(min_length=1)
+    sink: ParquetSink
+    format: JsonFormat = JsonFormat()
+    cut: CutPolicy = CutPolicy()
+    origin: Origin = Origin()
+    dead_letters: DeadLetterPolicy = DeadLetterPolicy()
+    placement: PlacementPolicy = PlacementPolicy()
+    start: Literal["earliest", "latest"] = Field(
+        default="earliest", description="where a partition without progress starts"
+    )
+    on_offset_out_of_range: Literal["fail", "earliest", "latest"] = Field(
+        default="fail", description="`fail` quarantines the partition with the facts; the others record the gap as loss"
+    )
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    paused: bool = False
+
+    @model_validator(mode="after")
+    def _topics_once(self) -> PipelineSpec:
+        if len(set(self.topics)) != len(self.topics):
+            raise ValueError("topics: each topic may be named once")
+        return self
+
+
+class Metadata(_Model):
+    name: Name
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class _Document(_Model):
+    apiVersion: Literal["sluiceway/v1"] = API_VERSION  # noqa: N815 (the field's name in the YAML)
+    metadata: Metadata
+
+
+class Cluster(_Document):
+    kind: Literal["Cluster"] = "Cluster"
+    spec: ClusterSpec
+
+
+class Topic(_Document):
+    kind: Literal["Topic"] = "Topic"
+    spec: TopicSpec
+
+
+class Pipeline(_Document):
+    kind: Literal["Pipeline"] = "Pipeline"
+    spec: PipelineSpec
+
+
+Document = Cluster | Topic | Pipeline
+KINDS: dict[str, type[Cluster] | type[Topic] | type[Pipeline]] = {
+    "Cluster": Cluster,
+    "Topic": Topic,
+    "Pipeline": Pipeline,
+}
+PLURALS = {"Cluster": "clusters", "Topic": "topics", "Pipeline": "pipelines"}
