@@ -37,7 +37,7 @@ def decode(kind: type[RecordT], value: bytes) -> RecordT:
     return msgspec.json.decode(value, type=kind)
 
 
-class SpecRecord(Record):
+class SpecRecord(Record, frozen=True, kw_only=True):
     """`spec/<kind>/<name>`: an applied spec as canonical JSON, with the hash that journals and plans refer to."""
 
     kind: str  # Cluster | Topic | Pipeline
@@ -48,7 +48,7 @@ class SpecRecord(Record):
     applied_by: str = ""
 
 
-class WorkerRecord(Record):
+class WorkerRecord(Record, frozen=True, kw_only=True):
     """`workers/<id>`, under the session's etcd lease. The key's create_revision identifies the session."""
 
     id: str
@@ -63,7 +63,7 @@ class WorkerRecord(Record):
     refuses: dict[str, str] = {}  # pipeline -> why this worker can't run it (a failed sink probe, for example)
 
 
-class CordonRecord(Record):
+class CordonRecord(Record, frozen=True, kw_only=True):
     """`cordons/<worker>`: no new grants; with `drain`, its leases are moved away as well."""
 
     worker: str
@@ -79,7 +79,7 @@ class LeaseState(StrEnum):
     REVOKING = "revoking"
 
 
-class LeaseRecord(Record):
+class LeaseRecord(Record, frozen=True, kw_only=True):
     """`leases/<partition>`, under the holder's session lease. The key's create_revision is the token."""
 
     holder: str
@@ -90,7 +90,7 @@ class LeaseRecord(Record):
     term: int = 0
 
 
-class InboxRecord(Record):
+class InboxRecord(Record, frozen=True, kw_only=True):
     """`inbox/<worker>/<partition>`, under the same session lease: what the worker watches.
 
     Written in the transaction that writes the lease, so its create_revision equals the token.
@@ -101,7 +101,7 @@ class InboxRecord(Record):
     reason: str = ""
 
 
-class CutObject(Record):
+class CutObject(Record, frozen=True, kw_only=True):
     """One object of a cut: its key below the sink's prefix and exactly the offsets whose records it holds.
 
     Offsets inside of `ranges` that do not exist (compacted, aborted, control records) simply have no row.
@@ -112,7 +112,7 @@ class CutObject(Record):
     role: str = "data"  # data | dead_letters
 
 
-class Cut(Record):
+class Cut(Record, frozen=True, kw_only=True):
     """An open cut: journalled before its objects are put, removed when its outcome is committed.
 
     The cut covers `[start, end)`. The objects' ranges are disjoint and cover every record in it that is still to be
@@ -128,7 +128,7 @@ class Cut(Record):
     token: int = 0
 
 
-class ProgressRecord(Record):
+class ProgressRecord(Record, frozen=True, kw_only=True):
     """`progress/<partition>`: how far a partition is delivered. Written only under its current lease token.
 
     Every record below `next_offset` is delivered. With `pending` (what a partly aborted cut left), the records of
@@ -157,7 +157,7 @@ class FailureKind(StrEnum):
     BUG = "bug"
 
 
-class FailureRecord(Record):
+class FailureRecord(Record, frozen=True, kw_only=True):
     """`failures/<partition>`: what happened when holders gave it up. Removed by a success or by `sluiceway retry`."""
 
     count: int
@@ -169,7 +169,7 @@ class FailureRecord(Record):
     traceback: str = ""
 
 
-class PartitionUsage(Record):
+class PartitionUsage(Record, frozen=True, kw_only=True):
     """What one runner used since the last report, and how far it is.
 
     Units: seconds, records, bytes; the rates are over `interval_s`.
@@ -189,7 +189,7 @@ class PartitionUsage(Record):
     detail: str = ""  # why it is paused
 
 
-class LoadReport(Record):
+class LoadReport(Record, frozen=True, kw_only=True):
     """`load/<worker>`, under the session lease, every few seconds."""
 
     worker: str
@@ -201,7 +201,7 @@ class LoadReport(Record):
     partitions: dict[str, PartitionUsage] = {}  # by text of PartitionId
 
 
-class SchemaRecord(Record):
+class SchemaRecord(Record, frozen=True, kw_only=True):
     """`schemas/<pipeline>/<topic>`: the widening schema, advanced by compare-and-swap.
 
     `fields` maps a column to its type's text as `sluiceway.worker.decode.schema` writes it; a field's type only widens
@@ -221,7 +221,7 @@ class Condition(StrEnum):
     PAUSED = "Paused"
 
 
-class PipelineState(Record):
+class PipelineState(Record, frozen=True, kw_only=True):
     """`state/pipelines/<name>`: the condition that `sluiceway get pipelines` shows."""
 
     condition: Condition
@@ -236,7 +236,7 @@ class PipelineState(Record):
     at: float = 0.0
 
 
-class EventRecord(Record):
+class EventRecord(Record, frozen=True, kw_only=True):
     """`events/<sequence>`: one act of an operator or one decision of a scheduler that moved something."""
 
     at: float

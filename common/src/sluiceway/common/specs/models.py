@@ -7,11 +7,11 @@ is pure.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-API_VERSION = "sluiceway/v1"
+API_VERSION: Final = "sluiceway/v1"
 
 Name = Annotated[
     str,
