@@ -29,6 +29,19 @@ class Keys:
         return f"{self.specs}{kind}/{name}"
 
     @property
+    def spec_guard(self) -> str:
+        """Written by every change of specs, so that two changes at once can't both pass their checks."""
+        return self.root + "spec-guard"
+
+    @property
+    def retired(self) -> str:
+        return self.root + "retired/"
+
+    def retired_spec(self, kind: str, name: str) -> str:
+        """The last spec of something deleted whose progress is kept: a successor must fit that progress."""
+        return f"{self.retired}{kind}/{name}"
+
+    @property
     def leader(self) -> str:
         """Held by the leading scheduler; its create_revision is the term."""
         return self.root + "scheduler/leader"

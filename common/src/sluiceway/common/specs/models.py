@@ -9,31 +9,67 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 API_VERSION: Final = "sluiceway/v1"
+SECRET_FORMAT: Final = "secret-reference"  # noqa: S105 (a format's name): fields whose value no message may repeat
 
 Name = Annotated[
     str,
     StringConstraints(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,198}[a-zA-Z0-9])?$", max_length=200),
-    Field(description="Letters, digits, dots, underscores and dashes; starts and ends with a letter or digit."),
+    Field(description="A name: letters, digits, dots, underscores and dashes, first and last a letter or digit."),
+]
+KafkaTopic = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$"),
+    Field(description="A Kafka topic's name: letters, digits, dots, underscores and dashes, at most 249."),
 ]
 SecretRef = Annotated[
     str,
     StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$"),
     Field(
-        description="Where the secret is, never the secret: `env:NAME` or `file:/absolute/path`, read by each process."
+        description="`env:NAME` or `file:/absolute/path`: where each process reads the secret, never the secret itself.",
+        json_schema_extra={"format": SECRET_FORMAT},
     ),
 ]
+
+
+def _port(address: str) -> str:
+    if not 0 < int(address.rpartition(":")[2]) < 2**16:
+        raise ValueError("the port must be from 1 to 65535")
+    return address
+
+
 HostPort = Annotated[
     str,
     StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[^:\s/]+):\d{1,5}$"),
-    Field(description="`host:port`"),
+    AfterValidator(_port),
+    Field(description="`host:port`, for example `kafka-1.example.com:9092`."),
+]
+
+
+def _plain_path(url: str) -> str:
+    segments = url.partition("://")[2].rstrip("/").split("/")
+    if any(part in ("", ".", "..") for part in segments[1:]):
+        raise ValueError("the path must have no empty, `.` or `..` part: one place has one name")
+    return url.rstrip("/")
+
+
+SinkUrl = Annotated[
+    str,
+    StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.+)$"),
+    AfterValidator(_plain_path),
+    Field(description="`s3://bucket/prefix` or `file:///absolute/directory`; no other pipeline may write in or below."),
+]
+Folder = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,98}$"),
+    Field(description="One folder's name: letters, digits, dots, underscores and dashes."),
 ]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Sasl(_Model):
@@ -70,7 +106,7 @@ class TopicSpec(_Model):
     """An existing physical topic on one cluster."""
 
     cluster: Name
-    physical: Name | None = Field(
+    physical: KafkaTopic | None = Field(
         default=None, description="the topic's name on the cluster; the spec's name by default"
     )
 
@@ -94,10 +130,7 @@ class ParquetSink(_Model):
     """Parquet files on an object store or in a local directory."""
 
     kind: Literal["parquet"] = "parquet"
-    url: str = Field(
-        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.+)$",
-        description="`s3://bucket/prefix` or `file:///absolute/directory`",
-    )
+    url: SinkUrl
     s3: S3 | None = None
     compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
 
@@ -130,11 +163,20 @@ class Origin(_Model):
     timestamp: str = "_timestamp"
     key: str = "_key"
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> Origin:
+        used = [
+            name for name in (self.topic, self.epoch, self.partition, self.offset, self.timestamp, self.key) if name
+        ]
+        if len(set(used)) != len(used):
+            raise ValueError("two columns have the same name")
+        return self
+
 
 class DeadLetterPolicy(_Model):
     """Where records go that can't be delivered, and when that is a wrong spec rather than wrong records."""
 
-    prefix: Name = Field(default="_dead_letters", description="folder below the sink's url")
+    prefix: Folder = Field(default="_dead_letters", description="folder below the sink's url")
     max_share: float = Field(
         default=0.5,
         gt=0,
@@ -174,31 +216,42 @@ class PipelineSpec(_Model):
     @model_validator(mode="after")
     def _topics_once(self) -> PipelineSpec:
         if len(set(self.topics)) != len(self.topics):
-            raise ValueError("topics: each topic may be named once")
+            twice = sorted({name for name in self.topics if self.topics.count(name) > 1})
+            raise ValueError(f"topics names {', '.join(twice)} more than once")
         return self
 
 
 class Metadata(_Model):
+    """What a document is called."""
+
     name: Name
     labels: dict[str, str] = Field(default_factory=dict)
 
 
 class _Document(_Model):
+    """The envelope that every kind shares."""
+
     apiVersion: Literal["sluiceway/v1"] = API_VERSION  # noqa: N815 (the field's name in the YAML)
     metadata: Metadata
 
 
 class Cluster(_Document):
+    """A Kafka-compatible cluster under a name that topics refer to."""
+
     kind: Literal["Cluster"] = "Cluster"
     spec: ClusterSpec
 
 
 class Topic(_Document):
+    """A topic under a name that pipelines refer to."""
+
     kind: Literal["Topic"] = "Topic"
     spec: TopicSpec
 
 
 class Pipeline(_Document):
+    """Topics that are delivered into one sink."""
+
     kind: Literal["Pipeline"] = "Pipeline"
     spec: PipelineSpec
 
