@@ -5,7 +5,7 @@ One contract suite (`tests/contract/test_etcd_contract.py`) runs on both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -109,6 +109,15 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Newest:
+    """What tells whether a copy of a prefix lacks anything, without reading it: same count and nothing newer."""
+
+    revision: int
+    count: int
+    mod_revision: int  # 0: there is no key
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A put has a value; a delete has `value is None` and only `key` and `mod_revision` mean something."""
 
@@ -145,10 +154,19 @@ class Etcd(Protocol):
         """
 
     async def txn(self, txn: Txn) -> TxnResult:
-        """Runs one transaction: at most 128 operations in all, nested ones included."""
+        """Runs one transaction: at most 128 operations in all, nested ones included.
+
+        Raises:
+            LeaseLost: a Put of the branch that would run names an etcd lease that is gone; nothing was written.
+            ValueError: etcd refuses its form: too many operations, too large, or a key written twice.
+        """
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Writes one key unconditionally; returns the revision."""
+        """Writes one key unconditionally; returns the revision.
+
+        Raises:
+            LeaseLost: the etcd lease is gone; nothing was written.
+        """
 
     async def delete(self, key: str, *, prefix: bool = False) -> int:
         """Deletes a key or all keys below a prefix; returns how many there were."""
@@ -162,11 +180,16 @@ class Etcd(Protocol):
     async def revoke(self, lease: int) -> None:
         """Ends an etcd lease and deletes its keys; no error when it is gone already."""
 
-    def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[WatchBatch]:
+    async def newest(self, prefix: str) -> Newest:
+        """Linearizable: how many keys there are below `prefix`, and the newest of their mod_revisions."""
+
+    def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Every event below `prefix` from `start_revision` on, each revision exactly once, over reconnects.
 
+        Reconnects for as long as it is read. Close it (`contextlib.aclosing`) when leaving it before its end.
+
         Raises:
-            Compacted: events from the wanted revision on are gone; list again.
+            Compacted: the history from the wanted revision on is gone, or etcd itself went back; list again.
         """
 
     async def close(self) -> None:
