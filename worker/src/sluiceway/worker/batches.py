@@ -5,8 +5,11 @@ Role: the vocabulary between fetch, decode and sinks. Pure data: no I/O, no deci
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sluiceway.common.ids import PartitionId
@@ -57,4 +60,6 @@ class DecodedBlock:
     dead: list[DeadRecord]
     schema_version: int
     rescued: int  # rows with a `_rescued` value
+    offsets: npt.NDArray[np.int64] | Sequence[int] | None = None  # of the table's rows; None: see its offset column
     size_bytes: int  # as in RecordBlock
+    cpu_s: float = 0.0  # thread time that decoding took, tries with older schemas included

@@ -6,7 +6,9 @@ One contract suite (`tests/contract/test_object_store_contract.py`) runs on S3, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+METADATA_PREFIX: Final = "sluiceway-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,10 @@ class StoredObject:
 
 class ObjectStore(Protocol):
     """Objects below one prefix. Blocking calls: run them on threads.
+
+    Metadata keys are lower-case ASCII and start with METADATA_PREFIX; values are printable ASCII; 2 KB in all. A
+    Parquet object carries the same pairs in its footer, because a store without metadata of its own (a directory) reads
+    them there; in such a store other objects have none.
 
     Every method raises SinkUnavailable (worth a retry; the outcome of a create is then unknown), or AccessDenied.
     """

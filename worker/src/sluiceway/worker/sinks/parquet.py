@@ -1,0 +1,360 @@
+"""Delivers one partition into Parquet files on an object store, exactly once.
+
+Role: carries out the protocol of `cuts`, one step a method: open → resolve → settle, and deliver → journal → create →
+settle. Neighbours: the runner calls it; `shares` and `encode` make the objects; etcd holds the progress. It decides
+nothing by itself but how long to be patient. See docs/adr/0003 and docs/sink-guarantees.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from prometheus_client import Counter
+
+from sluiceway.common.clock import Clock
+from sluiceway.common.errors import EtcdUnavailable, LeaseLost, SinkUnavailable
+from sluiceway.common.etcd.api import Etcd, KeyValue, Txn, TxnResult
+from sluiceway.common.ids import PartitionId
+from sluiceway.common.keys import Keys
+from sluiceway.common.records import Cut, CutObject, ProgressRecord, decode
+from sluiceway.common.specs.models import PipelineSpec
+from sluiceway.worker.batches import DecodedBlock
+from sluiceway.worker.objects.api import ObjectStore
+from sluiceway.worker.sinks import cuts, layout
+from sluiceway.worker.sinks.cuts import DATA_ROLE, DEAD_LETTERS_ROLE, Outcome, Standing
+from sluiceway.worker.sinks.encode import encode_aborted, encode_dead_letters, encode_rows
+from sluiceway.worker.sinks.marks import Mark, State
+from sluiceway.worker.sinks.shares import DataShare, DeadShare, share, split
+
+ABORTED_OBJECTS: Final = Counter(
+    "sluiceway_aborted_objects_total", "Empty objects that recoveries created so that late writes are refused."
+)
+ADOPTED_OBJECTS: Final = Counter(
+    "sluiceway_adopted_objects_total", "Objects of a former holder's open cut that were found written."
+)
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 5.0
+
+Result = TypeVar("Result")
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Fence(Protocol):
+    """What says whether side effects are still allowed; called from any thread."""
+
+    def check(self) -> None:
+        """Raises LeaseLost past the session's deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What one `deliver` did. `cpu_s` is the thread time of encoding and writing."""
+
+    progress: ProgressRecord
+    rows: int = 0
+    dead: int = 0
+    objects: int = 0
+    bytes_out: int = 0
+    cpu_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """One object that is about to be created, or was."""
+
+    item: CutObject
+    rows: int
+    body: memoryview
+    metadata: dict[str, str]
+
+
+class ParquetSink:
+    """One partition's way into the sink, under one token. Not for concurrent calls.
+
+    After any exception of `deliver` or `skip`, call `open` again before anything else: it finds out what happened.
+    """
+
+    def __init__(
+        self,
+        *,
+        partition: PartitionId,
+        token: int,
+        spec: PipelineSpec,
+        spec_hash: str,
+        etcd: Etcd,
+        keys: Keys,
+        store: ObjectStore,
+        session: Fence,
+        clock: Clock,
+        patience_s: float = 30.0,
+        sleep: Sleep = asyncio.sleep,
+        nonce: Callable[[], str] = lambda: secrets.token_hex(4),
+        encoders: Executor | None = None,
+        writers: Executor | None = None,
+    ) -> None:
+        """`patience_s`: how long a failing store is retried. `encoders` run CPU work and `writers` blocking calls; None
+        is the loop's own threads, which a store that hangs would then keep from others."""
+        layout.check_dead_letter_folder(spec.dead_letters.prefix)
+        self._partition, self._token = partition, token
+        self._spec, self._spec_hash = spec, spec_hash
+        self._etcd, self._store, self._session, self._clock = etcd, store, session, clock
+        self._lease_key, self._progress_key = keys.lease(partition), keys.progress(partition)
+        self._patience_s, self._sleep, self._nonce = patience_s, sleep, nonce
+        self._encoders, self._writers = encoders, writers
+        self._progress: ProgressRecord | None = None
+        self._revision = 0
+        self._cuts = 0
+        self._cpu_s = 0.0
+
+    async def open(self, *, initial_offset: Callable[[], Awaitable[int]] | None = None) -> ProgressRecord:
+        """Reads progress and resolves the open cut that a former holder, or a failed `deliver`, left.
+
+        `initial_offset` is asked where a partition without progress starts (None: 0); the answer is durable before it
+        is used. The records to read go from `next_offset` on; `deliver` leaves out what is delivered already.
+
+        Raises:
+            LeaseLost, SinkUnavailable, AccessDenied, SinkUnfit.
+        """
+        item = await self._patiently_read()
+        self._revision = item.mod_revision if item else 0
+        if item is None:
+            first = await initial_offset() if initial_offset else 0
+            return await self._write(ProgressRecord(next_offset=first, token=self._token))
+        self._progress = progress = decode(ProgressRecord, item.value)
+        if progress.cut is not None and cuts.standing(progress) is Standing.RESOLVE:
+            outcomes = await self._resolve(progress.cut)
+            progress = await self._settle(progress, outcomes)
+        return progress
+
+    async def deliver(self, blocks: Sequence[DecodedBlock]) -> Delivery:
+        """Delivers consecutive blocks that start at `next_offset`; on return all of it is committed.
+
+        Usually one cut; more where dead letters alternate with rows so often that one cut could not name them.
+
+        Raises:
+            LeaseLost: somebody else holds the partition, or may; what was not committed is theirs to resolve.
+            SinkUnavailable, AccessDenied, SinkUnfit: nothing is lost or doubled; `open` again.
+            ValueError: the blocks don't follow on progress or on each other.
+        """
+        progress = self._opened()
+        expected = progress.next_offset
+        for block in blocks:
+            if block.start_offset != expected:
+                raise ValueError(f"the block starts at {block.start_offset}; progress is at {expected}")
+            expected = block.next_offset
+        total = Delivery(progress=progress)
+        for group in split(blocks, offset_column=self._spec.origin.offset):
+            total = _sum(total, await self._deliver_cut(group))
+        return total
+
+    async def skip(self, *, to: int, lost: int) -> ProgressRecord:
+        """Goes on at `to`, counting `lost` records that the broker removed before they were delivered."""
+        progress = self._opened()
+        now = self._clock.now()
+        return await self._write(cuts.skipped(progress, to, lost=lost, token=self._token, at=now))
+
+    async def _deliver_cut(self, blocks: Sequence[DecodedBlock]) -> Delivery:
+        progress, end = self._opened(), blocks[-1].next_offset
+        if end <= progress.next_offset:  # what is left of it was delivered before
+            return Delivery(progress=progress)
+        cpu_before_s = self._cpu_s
+        plan = share(
+            [block for block in blocks if block.next_offset > progress.next_offset],
+            cuts.undelivered(progress, end),
+            offset_column=self._spec.origin.offset,
+        )
+        shares: list[DataShare | DeadShare] = [*plan.data, *([plan.dead] if plan.dead else [])]
+        if not shares:
+            now = self._clock.now()
+            return Delivery(progress=await self._write(cuts.passed(progress, end, token=self._token, at=now)))
+        cut = self._plan(progress, end, shares, max(block.schema_version for block in blocks))
+        written = await self._encode(cut, 0, shares[0])
+        await self._write(cuts.journalled(progress, cut))
+        outcomes, bytes_out = {}, 0
+        for number, content in enumerate(shares):
+            if number:
+                written = await self._encode(cut, number, content)
+            outcomes[written.item.key] = await self._create(cut, written)
+            bytes_out += len(written.body)
+        return Delivery(
+            progress=await self._settle(self._opened(), outcomes),
+            rows=sum(content.rows for content in plan.data),
+            dead=len(plan.dead.records) if plan.dead else 0,
+            objects=len(shares),
+            bytes_out=bytes_out,
+            cpu_s=self._cpu_s - cpu_before_s,
+        )
+
+    def _plan(
+        self, progress: ProgressRecord, end: int, shares: Sequence[DataShare | DeadShare], schema_version: int
+    ) -> Cut:
+        self._cuts += 1
+        cut_id = cuts.new_cut_id(token=self._token, number=self._cuts, nonce=self._nonce())
+        return cuts.plan_cut(
+            progress,
+            cut_id=cut_id,
+            token=self._token,
+            end=end,
+            objects=[self._object(progress.next_offset, cut_id, number, held) for number, held in enumerate(shares)],
+            schema_version=schema_version,
+            spec_hash=self._spec_hash,
+        )
+
+    def _object(self, start: int, cut_id: str, number: int, content: DataShare | DeadShare) -> CutObject:
+        if isinstance(content, DataShare):
+            key = layout.data_key(self._partition, start=start, cut=cut_id, number=number)
+            return CutObject(key=key, ranges=content.ranges, role=DATA_ROLE)
+        folder = self._spec.dead_letters.prefix
+        key = layout.dead_letter_key(folder, self._partition, start=start, cut=cut_id)
+        return CutObject(key=key, ranges=content.ranges, role=DEAD_LETTERS_ROLE)
+
+    async def _encode(self, cut: Cut, number: int, content: DataShare | DeadShare) -> _Written:
+        item = cut.objects[number]
+        rows = content.rows if isinstance(content, DataShare) else len(content.records)
+        mark = self._mark(State.DATA, cut, item, rows)
+        compression, now = self._spec.sink.compression, self._clock.now()
+
+        def encoded() -> memoryview:
+            if isinstance(content, DataShare):
+                return encode_rows(content.tables, mark, compression=compression)
+            return encode_dead_letters(
+                content.records, mark, partition=self._partition, at=now, compression=compression
+            )
+
+        body = await self._on_thread(self._encoders, encoded)
+        return _Written(item=item, rows=rows, body=body, metadata=mark.metadata())
+
+    async def _create(self, cut: Cut, written: _Written) -> Outcome:
+        """Creates a data object, once, and says so; a key that is taken was either ours or somebody's resolution."""
+        if await self._patiently(lambda: self._store.create(written.item.key, written.body, written.metadata)):
+            return Outcome(State.DATA, written.rows)
+        found = await self._found(cut, written.item)
+        if found.state is State.ABORTED:
+            raise LeaseLost(f"cut {cut.id} of {self._partition} was resolved by another holder")
+        return found
+
+    async def _resolve(self, cut: Cut) -> dict[str, Outcome]:
+        """Decides every object of an open cut for ever: adopts what is written, aborts what is not."""
+        if self._spec.delivery == "at_least_once":
+            # Without conditional writes a marker would overwrite data and decide nothing: all of it is written again.
+            return {item.key: Outcome(State.ABORTED) for item in cut.objects}
+        return {item.key: await self._abort(cut, item) for item in cut.objects}
+
+    async def _abort(self, cut: Cut, item: CutObject) -> Outcome:
+        mark = self._mark(State.ABORTED, cut, item, 0)
+        body = encode_aborted(mark, offset_column=self._spec.origin.offset)
+        if await self._patiently(lambda: self._store.create(item.key, body, mark.metadata())):
+            ABORTED_OBJECTS.inc()
+            return Outcome(State.ABORTED)
+        found = await self._found(cut, item)
+        if found.state is State.DATA:
+            ADOPTED_OBJECTS.inc()
+        return found
+
+    async def _found(self, cut: Cut, item: CutObject) -> Outcome:
+        stored = await self._patiently(lambda: self._store.head(item.key))
+        if stored is None:
+            raise SinkUnavailable(f"the object {item.key} was there and is gone: something else removes objects")
+        return cuts.outcome(cut, item, stored.metadata)
+
+    async def _settle(self, progress: ProgressRecord, outcomes: dict[str, Outcome]) -> ProgressRecord:
+        return await self._write(cuts.settled(progress, outcomes, token=self._token, at=self._clock.now()))
+
+    async def _write(self, wanted: ProgressRecord) -> ProgressRecord:
+        """Writes progress under the token, or learns that an earlier try of ours did."""
+        txn = cuts.write_txn(
+            lease_key=self._lease_key,
+            progress_key=self._progress_key,
+            token=self._token,
+            revision=self._revision,
+            record=wanted,
+        )
+        self._progress = None
+        result = await self._send(txn)
+        if result.succeeded:
+            self._revision = result.revision
+        else:
+            kept = result.results[0]
+            if not isinstance(kept, KeyValue) or decode(ProgressRecord, kept.value) != wanted:
+                raise LeaseLost(f"token {self._token} of {self._partition} is not the holder any more")
+            self._revision = kept.mod_revision
+        self._progress = wanted
+        return wanted
+
+    async def _send(self, txn: Txn) -> TxnResult:
+        """Sends a transaction until it is answered or the session's deadline has passed."""
+        for pause_s in _pauses():
+            self._session.check()
+            try:
+                return await self._etcd.txn(txn)
+            except EtcdUnavailable:
+                await self._sleep(pause_s)
+        raise AssertionError("pauses never end")
+
+    async def _patiently_read(self) -> KeyValue | None:
+        for pause_s in _pauses():
+            self._session.check()
+            try:
+                return await self._etcd.get(self._progress_key)
+            except EtcdUnavailable:
+                await self._sleep(pause_s)
+        raise AssertionError("pauses never end")
+
+    async def _patiently(self, call: Callable[[], Result]) -> Result:
+        """A store's call on a thread, again while the store fails, the session holds and patience lasts."""
+
+        def fenced() -> Result:
+            self._session.check()
+            return call()
+
+        deadline_s = self._clock.monotonic() + self._patience_s
+        for pause_s in _pauses():
+            try:
+                return await self._on_thread(self._writers, fenced)
+            except SinkUnavailable:
+                if self._clock.monotonic() + pause_s > deadline_s:
+                    raise
+                await self._sleep(pause_s)
+        raise AssertionError("pauses never end")
+
+    async def _on_thread(self, executor: Executor | None, call: Callable[[], Result]) -> Result:
+        def timed() -> tuple[Result, float]:
+            started_s = time.thread_time()
+            result = call()
+            return result, time.thread_time() - started_s
+
+        result, cpu_s = await asyncio.get_running_loop().run_in_executor(executor, timed)
+        self._cpu_s += cpu_s
+        return result
+
+    def _mark(self, state: State, cut: Cut, item: CutObject, rows: int) -> Mark:
+        return Mark.of(state, cut=cut, item=item, partition=str(self._partition), rows=rows, token=self._token)
+
+    def _opened(self) -> ProgressRecord:
+        if self._progress is None:
+            raise RuntimeError("open() the sink first, and again after an error")
+        return self._progress
+
+
+def _pauses() -> Iterator[float]:
+    pause_s = FIRST_PAUSE_S
+    while True:
+        yield pause_s
+        pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+
+
+def _sum(total: Delivery, more: Delivery) -> Delivery:
+    return Delivery(
+        progress=more.progress,
+        rows=total.rows + more.rows,
+        dead=total.dead + more.dead,
+        objects=total.objects + more.objects,
+        bytes_out=total.bytes_out + more.bytes_out,
+        cpu_s=total.cpu_s + more.cpu_s,
+    )
