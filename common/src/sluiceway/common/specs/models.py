@@ -28,7 +28,7 @@ SecretRef = Annotated[
     str,
     StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$"),
     Field(
-        description="`env:NAME` or `file:/absolute/path`: where each process reads the secret, never the secret itself.",
+        description="`env:NAME` or `file:/absolute/path`: where each process reads the secret, never the secret.",
         json_schema_extra={"format": SECRET_FORMAT},
     ),
 ]
