@@ -6,7 +6,17 @@ Role: the one place that starts processes, shared by the demo, `sluiceway dev` a
 
 from sluiceway.cli.stack.broker import EmbeddedBroker
 from sluiceway.cli.stack.etcd import EtcdCluster, EtcdServer
+from sluiceway.cli.stack.kafka import KafkaBroker, KafkaCluster
 from sluiceway.cli.stack.objectstore import ObjectStoreServer
 from sluiceway.cli.stack.process import Server, ServerFailed
 
-__all__ = ["EmbeddedBroker", "EtcdCluster", "EtcdServer", "ObjectStoreServer", "Server", "ServerFailed"]
+__all__ = [
+    "EmbeddedBroker",
+    "EtcdCluster",
+    "EtcdServer",
+    "KafkaBroker",
+    "KafkaCluster",
+    "ObjectStoreServer",
+    "Server",
+    "ServerFailed",
+]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VOLUME_LIMIT_MB = 1024
 MAX_VOLUMES = 20_000  # a bound on buckets; a volume takes no space before it is written
+STOP_LIMIT_S = 0.5
 REGION = "us-east-1"
 
 
@@ -37,7 +38,8 @@ class ObjectStoreServer(Server):
         secret_key: str = "sluiceway-secret",  # noqa: S107 - a store on loopback, made to be thrown away
         **options: Any,
     ) -> None:
-        super().__init__(name, **options)
+        # With clients connected it does not end on SIGTERM. What it has acknowledged survives SIGKILL.
+        super().__init__(name, **{"stop_limit_s": STOP_LIMIT_S, **options})
         self.access_key = access_key
         self.secret_key = secret_key
 
@@ -96,6 +98,9 @@ class ObjectStoreServer(Server):
             "-s3.iam=false",
             f"-s3.config={self._identities}",
             "-master.telemetry=false",
+            "-master.raftHashicorp=true",  # the other implementation waits ten seconds when it restarts
+            "-master.electionTimeout=1s",
+            "-master.heartbeatInterval=100ms",
             f"-master.volumeSizeLimitMB={VOLUME_LIMIT_MB}",
             f"-volume.max={MAX_VOLUMES}",
             "-volume.preStopSeconds=0",

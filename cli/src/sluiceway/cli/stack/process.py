@@ -25,10 +25,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+import psutil
+
 from sluiceway.cli.stack.ports import LOOPBACK, free_ports, is_free
 from sluiceway.common.errors import SluicewayError
 
 POLL_S = 0.03
+KILL_LIMIT_S = 5.0
 PORT_TRIES = 4
 TAIL_LINES = 30
 _LAUNCHER = Path(__file__).with_name("launch.py")
@@ -55,10 +58,11 @@ class Server:
         keep: leave the temporary folder where it is.
         detached: let it live on when this process ends.
         start_limit_s: how long it may take until ready.
-        stop_limit_s: how long it may take to end after SIGTERM before SIGKILL follows.
+        stop_limit_s: how long it may take to end after `stop_signal` before SIGKILL follows.
     """
 
     port_names: ClassVar[tuple[str, ...]] = ()
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(
         self,
@@ -154,7 +158,7 @@ class Server:
         process = self._process
         if process is None or process.poll() is not None:
             return
-        self._signal(signal.SIGTERM)
+        self._signal(self.stop_signal)
         self._signal(signal.SIGCONT)  # a paused process takes no signal but this one and SIGKILL
         try:
             process.wait(self._stop_limit_s)
@@ -172,9 +176,16 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL, waited for; data and ports stay for `restart`."""
-        if self._process is not None and self._process.poll() is None:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
+        if self._process is None or not self.alive:
+            return
+        # Children that made process groups of their own would live on for a moment and hold ports and files.
+        children = psutil.Process(self.pid).children(recursive=True)
+        self._signal(signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=KILL_LIMIT_S)
+        self._process.wait()
 
     def pause(self) -> None:
         """SIGSTOP: the process and its connections stay, but nothing answers."""
