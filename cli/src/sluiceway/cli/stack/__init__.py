@@ -5,18 +5,25 @@ Role: the one place that starts processes, shared by the demo, `sluiceway dev` a
 """
 
 from sluiceway.cli.stack.broker import EmbeddedBroker
+from sluiceway.cli.stack.embedded import BrokerKind, EmbeddedStack
 from sluiceway.cli.stack.etcd import EtcdCluster, EtcdServer
 from sluiceway.cli.stack.kafka import KafkaBroker, KafkaCluster
 from sluiceway.cli.stack.objectstore import ObjectStoreServer
+from sluiceway.cli.stack.postgres import PostgresServer
 from sluiceway.cli.stack.process import Server, ServerFailed
+from sluiceway.cli.stack.service import PythonService
 
 __all__ = [
+    "BrokerKind",
     "EmbeddedBroker",
+    "EmbeddedStack",
     "EtcdCluster",
     "EtcdServer",
     "KafkaBroker",
     "KafkaCluster",
     "ObjectStoreServer",
+    "PostgresServer",
+    "PythonService",
     "Server",
     "ServerFailed",
 ]

@@ -34,7 +34,7 @@ POLL_S = 0.03
 KILL_LIMIT_S = 5.0
 PORT_TRIES = 4
 TAIL_LINES = 30
-_LAUNCHER = Path(__file__).with_name("launch.py")
+LAUNCHER = Path(__file__).with_name("launch.py")
 
 # The kernel ties a child to the thread that started it, so all are started by one thread that lives as long as we do.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server-spawner")
@@ -251,7 +251,7 @@ class Server:
         command = list(self.command())
         if sys.platform == "linux" and (self.user() or not self._detached):
             tie = "0" if self._detached else str(os.getpid())
-            command = [sys.executable, "-I", "-S", str(_LAUNCHER), tie, self.user() or "", *command]
+            command = [sys.executable, "-I", "-S", str(LAUNCHER), tie, self.user() or "", *command]
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
                 command,
