@@ -35,17 +35,33 @@ from sluiceway.common.records import (
 )
 from sluiceway.worker import usage as metrics
 from sluiceway.worker.failures import Failure, classify, is_etcd_outage, record
-from sluiceway.worker.runner import Runner
+from sluiceway.worker.usage import Usage
 
 log = structlog.get_logger()
 RETRY_S = 0.5
 RELIEF_INTERVAL_S = 0.2
 
 
+class Work(Protocol):
+    """What a lease is held for; see `runner.Runner`."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+    @property
+    def buffered_bytes(self) -> int: ...
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def relieve(self) -> None: ...
+
+
 class Assembly(Protocol):
     """Builds runners and knows what the whole process uses."""
 
-    async def runner(self, partition: PartitionId, token: int, session: Session) -> Runner:
+    async def runner(self, partition: PartitionId, token: int, session: Session) -> Work:
         """A runner that is ready to run.
 
         Raises:
@@ -60,7 +76,7 @@ class Assembly(Protocol):
 
     def buffered_bytes(self) -> int: ...
 
-    def relieve_memory(self, runners: Mapping[str, Runner]) -> None:
+    def relieve_memory(self, runners: Mapping[str, Work]) -> None:
         """Asks runners to cut where memory is short."""
 
 
@@ -80,7 +96,7 @@ class _Held:
     token: int
     spec_hash: str
     task: asyncio.Task[None]
-    runner: Runner | None = None
+    runner: Work | None = None
     stopped: bool = False
 
 
@@ -133,7 +149,7 @@ class LeaseAgent:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(session.run(), name="session")]
+                background: list[asyncio.Task[None]] = [tasks.create_task(session.run(), name="session")]
                 await self._register(session)
                 self._session = session
                 life = _Life(session, tasks)

@@ -93,13 +93,13 @@ class Runner:
         budget: Budget,
         clock: Clock,
         usage: Usage,
-        on_delivered: Callable[[], Awaitable[None]],
+        on_first_delivery: Callable[[], Awaitable[None]],
     ) -> None:
         self.assignment = assignment
         self.usage = usage
         self._source, self._decode, self._sink = source, decode, sink
         self._budget, self._clock = budget, clock
-        self._on_delivered = on_delivered
+        self._on_first_delivery: Callable[[], Awaitable[None]] | None = on_first_delivery
         self._buffer = Buffer(policy=assignment.spec.cut)
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -219,7 +219,9 @@ class Runner:
             cpu_s=delivery.cpu_s,
             cause=cause,
         )
-        await self._on_delivered()
+        if self._on_first_delivery is not None:
+            await self._on_first_delivery()
+            self._on_first_delivery = None
 
     async def _skip(self, gap: OffsetOutOfRange) -> ProgressRecord:
         """Goes on past records that the broker removed, by policy, and accounts for them as lost."""

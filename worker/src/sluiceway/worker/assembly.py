@@ -1,0 +1,210 @@
+"""Builds runners out of what the whole process shares: clusters, stores, schemas, threads and the byte budget.
+
+Role: the worker's composition at run time; everything it hands out is shared by key, opened once and closed with the
+process. Neighbours: `agent` asks for runners, `__main__` makes the one assembly. It must not decide what is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sluiceway.common.clock import Clock
+from sluiceway.common.errors import (
+    AccessDenied,
+    EtcdUnavailable,
+    SluicewayError,
+    SourceUnavailable,
+    SpecInvalid,
+)
+from sluiceway.common.etcd.api import Delete, Etcd, Txn, created_at
+from sluiceway.common.etcd.mirror import Mirror
+from sluiceway.common.etcd.session import Session
+from sluiceway.common.ids import PartitionId
+from sluiceway.common.kafka.cluster import KafkaCluster, connect
+from sluiceway.common.kafka.protocol import TopicPartition
+from sluiceway.common.keys import Keys
+from sluiceway.common.specs.models import ParquetSink as ParquetSinkSpec
+from sluiceway.worker.agent import Work
+from sluiceway.worker.batches import DecodedBlock, RecordBlock
+from sluiceway.worker.budget import ByteBudget
+from sluiceway.worker.buffer import relieve
+from sluiceway.worker.catalog import Resolved, resolve
+from sluiceway.worker.decode.blocks import decode_block
+from sluiceway.worker.decode.json_records import JsonDecoder
+from sluiceway.worker.decode.registry import SchemaRegistry
+from sluiceway.worker.failures import SourceDenied
+from sluiceway.worker.fetch.fetcher import Feed, Fetcher
+from sluiceway.worker.objects.api import ObjectStore
+from sluiceway.worker.objects.open import open_store
+from sluiceway.worker.objects.probe import probe
+from sluiceway.worker.runner import Assignment, Runner
+from sluiceway.worker.sinks.parquet import ParquetSink
+from sluiceway.worker.usage import Usage
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    cluster: KafkaCluster
+    fetcher: Fetcher
+
+
+class SharedParts:
+    """What runners of one process share. See `agent.Assembly`."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        etcd: Etcd,
+        keys: Keys,
+        clock: Clock,
+        specs: Mirror,
+        budget: ByteBudget,
+        decoders: ThreadPoolExecutor,
+        writers: ThreadPoolExecutor,
+        patience_s: float,
+    ) -> None:
+        self._worker, self._etcd, self._keys, self._clock, self._specs = worker, etcd, keys, clock, specs
+        self._budget, self._decoders, self._writers, self._patience_s = budget, decoders, writers, patience_s
+        self._clusters: dict[str, _Connected] = {}
+        self._schemas: dict[tuple[str, str], SchemaRegistry] = {}
+        self._stores: dict[str, asyncio.Task[ObjectStore]] = {}
+
+    async def runner(self, partition: PartitionId, token: int, session: Session) -> Runner:
+        """A runner for one lease. Raises SluicewayError: see `agent.Assembly.runner`."""
+        resolved = resolve(self._specs.snapshot().items, self._keys, partition)
+        connected = self._connected(resolved)
+        store = await self._store(resolved.pipeline.sink, probed=resolved.pipeline.delivery == "exactly_once")
+        sink = ParquetSink(
+            partition=partition,
+            token=token,
+            spec=resolved.pipeline,
+            spec_hash=resolved.hash,
+            etcd=self._etcd,
+            keys=self._keys,
+            store=store,
+            session=session,
+            clock=self._clock,
+            patience_s=self._patience_s,
+            encoders=self._decoders,
+            writers=self._writers,
+        )
+        return Runner(
+            Assignment(partition=partition, token=token, spec=resolved.pipeline, spec_hash=resolved.hash),
+            source=_TopicSource(connected, resolved, partition, self._patience_s),
+            decode=self._decode(partition, resolved),
+            sink=sink,
+            budget=self._budget,
+            clock=self._clock,
+            usage=Usage(pipeline=partition.pipeline),
+            on_first_delivery=lambda: self._forgive(partition, token),
+        )
+
+    def spec_hash(self, partition: PartitionId) -> str:
+        try:
+            return resolve(self._specs.snapshot().items, self._keys, partition).hash
+        except SpecInvalid:
+            return ""
+
+    def process_usage(self) -> tuple[float, int]:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return used.ru_utime + used.ru_stime, resident_pages * _PAGE_BYTES
+
+    def buffered_bytes(self) -> int:
+        return self._budget.used
+
+    def relieve_memory(self, runners: Mapping[str, Work]) -> None:
+        """While somebody waits for bytes, cuts free up to half of the budget."""
+        if not self._budget.starved:
+            return
+        wanted = self._budget.limit // 2 - self._budget.free
+        for name in relieve({name: runner.buffered_bytes for name, runner in runners.items()}, wanted_bytes=wanted):
+            runners[name].relieve()
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        for connected in self._clusters.values():
+            await connected.fetcher.close()
+            await connected.cluster.close()
+
+    def _connected(self, resolved: Resolved) -> _Connected:
+        key = resolved.cluster.model_dump_json()
+        if key not in self._clusters:
+            cluster = connect(resolved.cluster, client_id=f"sluiceway-{self._worker}", request_timeout_s=10.0)
+            self._clusters[key] = _Connected(cluster, Fetcher(cluster, self._budget))
+        return self._clusters[key]
+
+    async def _store(self, sink: ParquetSinkSpec, *, probed: bool) -> ObjectStore:
+        """The sink's store, opened and probed once; a failed try is not remembered."""
+        key = f"{probed} {sink.model_dump_json()}"
+        if key not in self._stores:
+            loop = asyncio.get_running_loop()
+
+            def open_and_probe() -> ObjectStore:
+                store = open_store(sink)
+                if probed:
+                    probe(store, url=sink.url)
+                return store
+
+            self._stores[key] = asyncio.ensure_future(loop.run_in_executor(self._writers, open_and_probe))
+        task = self._stores[key]
+        try:
+            return await asyncio.shield(task)
+        except SluicewayError:
+            if self._stores.get(key) is task:
+                del self._stores[key]
+            raise
+
+    def _decode(self, partition: PartitionId, resolved: Resolved) -> Callable[[RecordBlock], Awaitable[DecodedBlock]]:
+        decoder = JsonDecoder(partition, resolved.pipeline.format, resolved.pipeline.origin)
+        registry = self._schemas.setdefault(
+            (partition.pipeline, partition.topic),
+            SchemaRegistry(self._etcd, self._keys, partition.pipeline, partition.topic, decoder.limits),
+        )
+        return lambda block: decode_block(decoder, block, registry, self._decoders)
+
+    async def _forgive(self, partition: PartitionId, token: int) -> None:
+        """A delivery ends the history of failures. Not worth an error: the next lease tries again."""
+        try:
+            await self._etcd.txn(
+                Txn([created_at(self._keys.lease(partition), token)], [Delete(self._keys.failure(partition))])
+            )
+        except EtcdUnavailable:
+            return
+
+
+class _TopicSource:
+    """One partition of one physical topic; see `runner.Source`."""
+
+    def __init__(self, connected: _Connected, resolved: Resolved, partition: PartitionId, patience_s: float) -> None:
+        self._connected, self._resolved, self._number = connected, resolved, partition.number
+        self._patience_s = patience_s
+
+    async def open(self, offset: int) -> Feed:
+        try:
+            return await self._connected.fetcher.open(
+                self._resolved.topic, self._number, offset, patience_s=self._patience_s
+            )
+        except AccessDenied as error:
+            raise SourceDenied(str(error)) from error
+
+    async def first_offset(self) -> int:
+        wanted = TopicPartition(self._resolved.topic, self._number)
+        try:
+            bounds = (await self._connected.cluster.offsets([wanted]))[wanted]
+        except AccessDenied as error:
+            raise SourceDenied(str(error)) from error
+        if isinstance(bounds, AccessDenied):
+            raise SourceDenied(str(bounds)) from bounds
+        if isinstance(bounds, SluicewayError):
+            raise SourceUnavailable(str(bounds)) from bounds
+        return bounds[0] if self._resolved.pipeline.start == "earliest" else bounds[1]
