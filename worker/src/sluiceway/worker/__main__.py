@@ -57,12 +57,13 @@ def main() -> int:
         print("\n".join(error.problems), file=sys.stderr)  # noqa: T201
         return 2
     logs.configure(component="worker", level=wanted.log_level, worker=wanted.id)
+    status = 0
     try:
         asyncio.run(run(wanted))
     except* SluicewayError as failed:
         log.error("worker_failed", error=str(failed.exceptions[0]))
-        return 1
-    return 0
+        status = 1
+    return status
 
 
 async def run(wanted: WorkerSettings) -> None:

@@ -39,7 +39,8 @@ from sluiceway.worker.decode.blocks import decode_block
 from sluiceway.worker.decode.json_records import JsonDecoder
 from sluiceway.worker.decode.registry import SchemaRegistry
 from sluiceway.worker.failures import SourceDenied
-from sluiceway.worker.fetch.fetcher import Feed, Fetcher
+from sluiceway.worker.fetch.feed import Feed
+from sluiceway.worker.fetch.fetcher import Fetcher
 from sluiceway.worker.objects.api import ObjectStore
 from sluiceway.worker.objects.open import open_store
 from sluiceway.worker.objects.probe import probe
@@ -81,7 +82,7 @@ class SharedParts:
     async def runner(self, partition: PartitionId, token: int, session: Session) -> Runner:
         """A runner for one lease. Raises SluicewayError: see `agent.Assembly.runner`."""
         resolved = resolve(self._specs.snapshot().items, self._keys, partition)
-        connected = self._connected(resolved)
+        connected = self._connected(partition.pipeline, resolved)
         store = await self._store(resolved.pipeline.sink, probed=resolved.pipeline.delivery == "exactly_once")
         sink = ParquetSink(
             partition=partition,
@@ -136,8 +137,9 @@ class SharedParts:
             await connected.fetcher.close()
             await connected.cluster.close()
 
-    def _connected(self, resolved: Resolved) -> _Connected:
-        key = resolved.cluster.model_dump_json()
+    def _connected(self, pipeline: str, resolved: Resolved) -> _Connected:
+        """Each pipeline has connections of its own, so that none waits behind another's answers."""
+        key = f"{pipeline} {resolved.cluster.model_dump_json()}"
         if key not in self._clusters:
             cluster = connect(resolved.cluster, client_id=f"sluiceway-{self._worker}", request_timeout_s=10.0)
             self._clusters[key] = _Connected(cluster, Fetcher(cluster, self._budget))
@@ -192,7 +194,7 @@ class _TopicSource:
     async def open(self, offset: int) -> Feed:
         try:
             return await self._connected.fetcher.open(
-                self._resolved.topic, self._number, offset, patience_s=self._patience_s
+                self._resolved.topic, self._number, offset, give_up_after_s=self._patience_s
             )
         except AccessDenied as error:
             raise SourceDenied(str(error)) from error
