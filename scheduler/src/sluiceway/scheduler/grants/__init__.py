@@ -1,0 +1,1 @@
+"""Which leases to grant, revoke and delete, and the guarded transactions that do it."""

@@ -1,0 +1,1 @@
+"""Who should hold what: constraints, packing and bounded moves. Pure."""
