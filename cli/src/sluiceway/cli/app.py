@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sluiceway.cli.commands import specs
+from sluiceway.cli.commands import events, look, partitions, specs, workers
 from sluiceway.cli.connection import at_fleet
 from sluiceway.common.errors import Refused, SluicewayError, SpecInvalid
 
@@ -93,5 +93,5 @@ def version() -> None:
     typer.echo(f"sluiceway {metadata.version('sluiceway')}")
 
 
-for module in (specs,):
+for module in (specs, look, workers, partitions, events):
     module.register(app)

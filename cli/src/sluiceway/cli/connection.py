@@ -7,6 +7,7 @@ development stack runs in `.sluiceway/dev`, its address is used.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -61,12 +62,12 @@ class Fleet:
     async def read(self, kind: type[RecordT], key: str) -> tuple[RecordT | None, int]:
         """The record at a key and its modification revision; None and 0 without one."""
         item = await self.etcd.get(key)
-        return (_decoded(kind, key, item.value), item.mod_revision) if item else (None, 0)
+        return (decoded(kind, key, item.value), item.mod_revision) if item else (None, 0)
 
     async def read_all(self, kind: type[RecordT], prefix: str) -> dict[str, RecordT]:
         """The records below a prefix by the rest of their keys."""
         listing = await self.etcd.list(prefix)
-        return {item.key.removeprefix(prefix): _decoded(kind, item.key, item.value) for item in listing.items}
+        return {item.key.removeprefix(prefix): decoded(kind, item.key, item.value) for item in listing.items}
 
     async def act(self, key: str, revision: int, operations: list[Op], event: EventRecord) -> bool:
         """Runs the operations and writes the event if `key` is still at `revision`."""
@@ -74,7 +75,8 @@ class Fleet:
         return (await self.etcd.txn(txn)).succeeded
 
 
-def _decoded(kind: type[RecordT], key: str, value: bytes) -> RecordT:
+def decoded(kind: type[RecordT], key: str, value: bytes) -> RecordT:
+    """The record in a value, or an error that names the key."""
     try:
         return decode(kind, value)
     except msgspec.MsgspecError as error:
@@ -170,5 +172,4 @@ def at_fleet(context: typer.Context, etcd: str | None, fleet: str | None) -> Non
 
 def user_at_host() -> str:
     """Who acts, for the event log."""
-    user = os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
-    return f"{user}@{os.uname().nodename}"
+    return f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{os.uname().nodename}"

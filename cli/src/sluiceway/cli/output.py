@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import orjson
 import typer
 import yaml
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sluiceway.cli.tables import Column, Description, Table, plain
+from sluiceway.cli.tables import Description, Table, fact, flat
 
 
 class Form(StrEnum):
@@ -47,26 +48,18 @@ _COLOURS: Final = {
 def print_table(table: Table, form: Form) -> None:
     if form in (Form.JSON, Form.YAML):
         print_raw({"items": list(table.rows)}, form)
-    elif table.rows:
-        _console().print(_rich(table, wide=form is Form.WIDE))
     else:
-        typer.echo(table.empty)
+        _print(_table(table, form))
 
 
 def print_description(description: Description, form: Form) -> None:
     if form in (Form.JSON, Form.YAML):
         print_raw(description.raw(), form)
         return
-    console = _console()
-    console.print(_facts(description.facts))
+    _print(_facts(description.facts))
     for section in description.sections:
-        console.print(Text(f"\n{section.title}", style="bold"))
-        if section.table is None:
-            console.print(_facts(section.facts or {}))
-        elif section.table.rows:
-            console.print(_rich(section.table, wide=form is Form.WIDE))
-        else:
-            console.print(Text(f"  {section.table.empty}"))
+        _print(Text(f"\n{section.title}", style="bold"))
+        _print(_facts(section.facts or {}) if section.table is None else _table(section.table, form))
 
 
 def print_raw(document: Mapping[str, object], form: Form) -> None:
@@ -78,31 +71,38 @@ def print_raw(document: Mapping[str, object], form: Form) -> None:
         typer.echo(orjson.dumps(built, option=orjson.OPT_INDENT_2).decode())
 
 
-def _console() -> Console:
-    """As wide as the terminal; where there is none, nothing is folded."""
-    return Console(soft_wrap=True, highlight=False) if sys.stdout.isatty() else Console(width=10_000, highlight=False)
+def _print(renderable: RenderableType) -> None:
+    """As wide as the terminal; where there is none, nothing is folded and no line ends in blanks."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(renderable)
+        return
+    text = io.StringIO()
+    Console(file=text, width=10_000, highlight=False).print(renderable)
+    typer.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
-def _rich(table: Table, *, wide: bool) -> RichTable:
-    columns = [column for column in table.columns if wide or not column.wide]
+def _table(table: Table, form: Form) -> RenderableType:
+    if not table.rows:
+        return Text(table.empty)
+    columns = [column for column in table.columns if form is Form.WIDE or not column.wide]
     printed = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in columns:
         printed.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
     for row in table.rows:
-        printed.add_row(*[_cell(column, row) for column in columns])
+        printed.add_row(*[_coloured(column.show(row.get(column.key))) for column in columns])
     return printed
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> Text:
-    shown = column.show(row.get(column.key))
-    return Text(shown, style=_COLOURS.get(shown, ""))
-
-
-def _facts(facts: Mapping[str, object]) -> RichTable:
+def _facts(facts: Mapping[str, object]) -> RenderableType:
+    if not facts:
+        return Text("none")
     printed = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     printed.add_column(overflow="fold")
     printed.add_column(overflow="fold")
-    for name, value in facts.items():
-        shown = plain(value)
-        printed.add_row(Text(f"{name.replace('_', ' ').capitalize()}:"), Text(shown, style=_COLOURS.get(shown, "")))
+    for name, value in flat(facts):
+        printed.add_row(Text(f"{name}:"), _coloured(fact(name, value)))
     return printed
+
+
+def _coloured(shown: str) -> Text:
+    return Text(shown, style=_COLOURS.get(shown, ""))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from sluiceway.cli.units import amount, count, instant
 
 Row = Mapping[str, object]
 
@@ -15,6 +17,28 @@ def plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "-"
     return str(value)
+
+
+def flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Facts with the names of mappings inside of mappings joined by dots."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def fact(name: str, value: object) -> str:
+    """A fact as people see it: times, spans and amounts by the unit that ends the name."""
+    if value is None or value == {}:
+        return "-"
+    if name.endswith("_at") and isinstance(value, float):
+        return instant(value) if value else "-"
+    if name.endswith("_bytes") or name in ("memory", "network_in", "network_out"):
+        return amount(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return count(value)
+    return str(value).lower() if isinstance(value, bool) else plain(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -38,6 +39,11 @@ def age(seconds: object) -> str:
     if whole < 2 * 86400:
         return f"{whole // 3600}h"
     return f"{whole // 86400}d"
+
+
+def instant(at: float) -> str:
+    """Seconds since the epoch as a UTC time."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def seconds(text: str) -> float:

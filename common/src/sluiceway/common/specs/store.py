@@ -20,6 +20,7 @@ from sluiceway.common.records import EventRecord, SpecRecord, decode, encode
 from sluiceway.common.specs.models import PLURALS
 from sluiceway.common.specs.plan import Action, Applied, Change, Current, Plan
 from sluiceway.common.specs.references import SpecKey, references_of
+from sluiceway.common.specs.wording import quoted
 
 _OPERATIONS: Final = 120  # of etcd's 128 a transaction
 
@@ -167,5 +168,5 @@ def _forgotten(keys: Keys, pipeline: str, retired: str) -> list[Op]:
 
 def _reason(change: Change) -> str:
     if change.fields:
-        return ", ".join(f"{field.path}: {field.old} → {field.new}" for field in change.fields[:10])
+        return ", ".join(f"{field.path}: {quoted(field.old)} → {quoted(field.new)}" for field in change.fields[:10])
     return change.note
