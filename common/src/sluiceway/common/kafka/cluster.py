@@ -50,7 +50,7 @@ class Leader(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicLayout:
-    """A topic on the cluster: `topic_id` is all zeros when the cluster doesn't tell; a leader may be None for a time."""
+    """A topic on the cluster: `topic_id` is all zeros when the cluster doesn't tell; a leader may be None."""
 
     name: str
     topic_id: bytes
