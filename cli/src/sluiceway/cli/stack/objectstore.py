@@ -1,4 +1,4 @@
-"""An S3 store from a wheel (SeaweedFS): master, volume server, filer and S3 gateway in one process, nothing else."""
+"""An S3 store from a wheel (SeaweedFS): all its parts in one process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VOLUME_LIMIT_MB = 1024
 MAX_VOLUMES = 20_000  # a bound on buckets; a volume takes no space before it is written
+PARTS = ("s3", "master", "volume", "filer", "admin")
 STOP_LIMIT_S = 0.5
 REGION = "us-east-1"
 
@@ -28,7 +29,7 @@ class ObjectStoreServer(Server):
         secret_key: the secret of the key pair.
     """
 
-    port_names = ("s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc")
+    port_names = tuple(part + kind for part in PARTS for kind in ("", "_grpc"))
 
     def __init__(
         self,
@@ -86,24 +87,20 @@ class ObjectStoreServer(Server):
         return [
             str(weed_binary()),
             "-logtostderr=true",
-            "server",
+            "mini",  # unlike `server`, it starts its parts in an order in which none has to retry
             f"-dir={self.directory / 'data'}",
             f"-ip={LOOPBACK}",
             f"-ip.bind={LOOPBACK}",
-            "-filer",
-            "-s3",
             *(f"-{option}={port}" for option, port in sorted(ports.items())),
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-s3.iam=false",
             f"-s3.config={self._identities}",
+            "-admin.ui=false",
+            "-webdav=false",
             "-master.telemetry=false",
-            "-master.raftHashicorp=true",  # the other implementation waits ten seconds when it restarts
-            "-master.electionTimeout=1s",
-            "-master.heartbeatInterval=100ms",
             f"-master.volumeSizeLimitMB={VOLUME_LIMIT_MB}",
             f"-volume.max={MAX_VOLUMES}",
-            "-volume.preStopSeconds=0",
         ]
 
     def environment(self) -> Mapping[str, str]:
