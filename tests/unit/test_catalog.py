@@ -7,7 +7,7 @@ from sluiceway.common.etcd.api import KeyValue
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.keys import Keys
 from sluiceway.common.records import SpecRecord, encode
-from sluiceway.worker.catalog import resolve
+from sluiceway.worker.catalog import pipelines, resolve
 
 KEYS = Keys("test")
 PARTITION = PartitionId("sales", "orders", 0, 3)
@@ -61,3 +61,10 @@ def test_a_spec_of_a_newer_version_is_refused_with_its_place() -> None:
     items[key] = KeyValue(key, encode(record), 1, 1, 1, 0)
     with pytest.raises(SpecInvalid, match="spec/topics/orders: this worker can't read"):
         resolve(items, KEYS, PARTITION)
+
+
+def test_pipelines_that_cannot_be_read_are_left_out() -> None:
+    items = applied()
+    unreadable = KEYS.spec("pipelines", "newer")
+    items[unreadable] = KeyValue(unreadable, b"{}", 1, 1, 1, 0)
+    assert [spec.topics for spec in pipelines(items, KEYS)] == [["orders"]]

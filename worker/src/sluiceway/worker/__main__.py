@@ -96,9 +96,10 @@ async def run(wanted: WorkerSettings) -> None:
         log.info("worker_started", address=identity.record.address, buffer_bytes=wanted.buffer_bytes, pid=os.getpid())
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = [
+                background: list[asyncio.Task[None]] = [
                     tasks.create_task(http.serve(app, sock), name="http"),
                     tasks.create_task(specs.run(), name="specs"),
+                    tasks.create_task(parts.keep_warm(), name="keep warm"),
                 ]
                 await agent.run()
                 for task in background:

@@ -7,12 +7,14 @@ process. Neighbours: `agent` asks for runners, `__main__` makes the one assembly
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from sluiceway.common.clock import Clock
 from sluiceway.common.errors import (
@@ -34,7 +36,7 @@ from sluiceway.worker.agent import Work
 from sluiceway.worker.batches import DecodedBlock, RecordBlock
 from sluiceway.worker.budget import ByteBudget
 from sluiceway.worker.buffer import relieve
-from sluiceway.worker.catalog import Resolved, resolve
+from sluiceway.worker.catalog import Resolved, pipelines, resolve
 from sluiceway.worker.decode.blocks import decode_block
 from sluiceway.worker.decode.json_records import JsonDecoder
 from sluiceway.worker.decode.registry import SchemaRegistry
@@ -130,6 +132,16 @@ class SharedParts:
         wanted = self._budget.limit // 2 - self._budget.free
         for name in relieve({name: runner.buffered_bytes for name, runner in runners.items()}, wanted_bytes=wanted):
             runners[name].relieve()
+
+    async def keep_warm(self) -> NoReturn:
+        """Opens and probes the sinks of all applied pipelines, so that a lease can start at once."""
+        revision = -1
+        while True:
+            snapshot = await self._specs.changed(revision)
+            revision = snapshot.revision
+            for spec in pipelines(snapshot.items, self._keys):
+                with contextlib.suppress(SluicewayError):  # the first lease says what is wrong
+                    await self._store(spec.sink, probed=spec.delivery == "exactly_once")
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -5,6 +5,7 @@ Role: resolves pipeline → topic → cluster on a snapshot of `spec/`. Neighbou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,6 +52,15 @@ def resolve(items: Mapping[str, KeyValue], keys: Keys, partition: PartitionId) -
         cluster=cluster.spec,
         hash=hashlib.sha256(joined.encode()).hexdigest()[:16],
     )
+
+
+def pipelines(items: Mapping[str, KeyValue], keys: Keys) -> list[PipelineSpec]:
+    """Every applied pipeline that this version of the worker can read."""
+    prefix, found = keys.spec("pipelines", ""), []
+    for key in sorted(key for key in items if key.startswith(prefix)):
+        with contextlib.suppress(SpecInvalid):
+            found.append(_document(items, key, Pipeline)[0].spec)
+    return found
 
 
 def _document(items: Mapping[str, KeyValue], key: str, kind: type[DocumentT]) -> tuple[DocumentT, str]:
