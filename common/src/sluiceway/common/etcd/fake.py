@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import TypeVar
+from weakref import WeakSet
 
 from sluiceway.common.clock import Clock, SystemClock
-from sluiceway.common.errors import EtcdUnavailable
+from sluiceway.common.errors import Compacted, EtcdUnavailable
 from sluiceway.common.etcd.api import Delete, KeyValue, Listing, Newest, Put, Txn, TxnResult, WatchBatch
 from sluiceway.common.etcd.memory import Keyspace
 
@@ -38,6 +40,8 @@ class FakeEtcd:
         self._faults: deque[Fault | None] = deque()
         self._down = False
         self._closed = False
+        self._cursors: list[_Cursor] = []
+        self._shared.clients.add(self)
 
     # What a test or a simulation does to it
 
@@ -73,8 +77,15 @@ class FakeEtcd:
         self._shared.settle()
 
     def compact(self, revision: int = 0) -> None:
-        """Forgets history up to a revision (0: all of it)."""
+        """Forgets history up to a revision (0: all of it). Watches that are connected have received it before."""
+        for client in self._shared.clients:
+            client._receive()
         self.keyspace.compact(revision or self.keyspace.revision)
+        self._shared.wake()
+
+    def restore(self, keyspace: Keyspace) -> None:
+        """Replaces the keyspace, as an operator does who restores a backup."""
+        self._shared.keyspace = keyspace
         self._shared.wake()
 
     # Etcd
@@ -109,23 +120,30 @@ class FakeEtcd:
         await self._call(lambda: self.keyspace.revoke(lease))
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
-        next_revision = start_revision
-        while True:
-            if self._closed:
-                raise EtcdUnavailable("this client is closed")
-            changed = self._shared.changed
-            batch = None if self._down else self.keyspace.first_batch(prefix, next_revision)
-            if batch is not None:
-                next_revision = batch.revision + 1
-                yield batch
-                continue
-            if not self._down:  # a connected watch has seen all that there is: compaction can't harm it
-                next_revision = max(next_revision, self.keyspace.revision + 1)
-            await changed.wait()
+        cursor = _Cursor(prefix, start_revision)
+        self._cursors.append(cursor)
+        try:
+            while not self._closed:
+                changed = self._shared.changed
+                if not self._down:
+                    cursor.catch_up(self.keyspace)
+                if cursor.waiting and not self._down:
+                    yield cursor.waiting.popleft()
+                else:
+                    await changed.wait()
+            raise EtcdUnavailable("this client is closed")
+        finally:
+            self._cursors.remove(cursor)
 
     async def close(self) -> None:
         self._closed = True
         self._shared.wake()
+
+    def _receive(self) -> None:
+        if not self._down:
+            for cursor in self._cursors:
+                with suppress(Compacted):  # it will find out itself
+                    cursor.catch_up(self.keyspace)
 
     async def _call(self, act: Callable[[], T]) -> T:
         await asyncio.sleep(0)  # as any call over a network, it lets others run
@@ -140,6 +158,18 @@ class FakeEtcd:
         return result
 
 
+class _Cursor:
+    """How far one watch has received the history, and what its reader has not taken yet."""
+
+    def __init__(self, prefix: str, start_revision: int) -> None:
+        self._prefix, self._next_revision = prefix, start_revision
+        self.waiting: deque[WatchBatch] = deque()
+
+    def catch_up(self, keyspace: Keyspace) -> None:
+        self.waiting.extend(keyspace.batches(self._prefix, self._next_revision))
+        self._next_revision = keyspace.revision + 1
+
+
 class _Shared:
     """What the clients of one keyspace share."""
 
@@ -147,6 +177,7 @@ class _Shared:
         self.clock = clock
         self.keyspace = Keyspace()
         self.changed = asyncio.Event()
+        self.clients: WeakSet[FakeEtcd] = WeakSet()
 
     def settle(self) -> None:
         self.keyspace.expire_due(self.clock.monotonic())

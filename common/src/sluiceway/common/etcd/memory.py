@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 
 from sluiceway.common.errors import Compacted, LeaseLost
 from sluiceway.common.etcd.api import (
@@ -73,19 +73,20 @@ class Keyspace:
         found = self._below(self.items, prefix)
         return Newest(self.revision, len(found), max((item.mod_revision for item in found), default=0))
 
-    def first_batch(self, prefix: str, start_revision: int) -> WatchBatch | None:
-        """The events of the first revision from `start_revision` on that touched the prefix.
+    def batches(self, prefix: str, start_revision: int) -> list[WatchBatch]:
+        """The events below a prefix, a batch a revision, from `start_revision` on.
 
         Raises:
-            Compacted: some of them may be gone.
+            Compacted: some of them may be gone, or `start_revision` is beyond the next one: history went back.
         """
-        if start_revision <= self.compacted:
+        if not self.compacted < start_revision <= self.revision + 1:
             raise Compacted(self.compacted + 1)
         first = bisect_left(self._history, start_revision, key=lambda batch: batch.revision)
-        for batch in islice(self._history, first, None):
-            if matching := [event for event in batch.events if event.key.startswith(prefix)]:
-                return WatchBatch(batch.revision, matching)
-        return None
+        below = (
+            WatchBatch(batch.revision, [event for event in batch.events if event.key.startswith(prefix)])
+            for batch in self._history[first:]
+        )
+        return [batch for batch in below if batch.events]
 
     @staticmethod
     def _below(items: dict[str, KeyValue], prefix: str) -> list[KeyValue]:
