@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,6 @@ from sluiceway.common.kafka.protocol import TopicPartition
 from sluiceway.common.keys import Keys
 from sluiceway.common.specs.models import ParquetSink as ParquetSinkSpec
 from sluiceway.worker.agent import Work
-from sluiceway.worker.batches import DecodedBlock, RecordBlock
 from sluiceway.worker.budget import ByteBudget
 from sluiceway.worker.buffer import relieve
 from sluiceway.worker.catalog import Resolved, pipelines, resolve
@@ -47,6 +46,7 @@ from sluiceway.worker.objects.api import ObjectStore
 from sluiceway.worker.objects.open import open_store
 from sluiceway.worker.objects.probe import probe
 from sluiceway.worker.runner import Assignment, Runner
+from sluiceway.worker.sinks.columns import InferredColumns
 from sluiceway.worker.sinks.parquet import ParquetSink
 from sluiceway.worker.usage import Usage
 
@@ -86,6 +86,8 @@ class SharedParts:
         resolved = resolve(self._specs.snapshot().items, self._keys, partition)
         connected = self._connected(partition.pipeline, resolved)
         store = await self._store(resolved.pipeline.sink, probed=resolved.pipeline.delivery == "exactly_once")
+        decoder = JsonDecoder(partition, resolved.pipeline.format, resolved.pipeline.origin)
+        schemas = self._registry(partition, decoder)
         sink = ParquetSink(
             partition=partition,
             token=token,
@@ -94,6 +96,7 @@ class SharedParts:
             etcd=self._etcd,
             keys=self._keys,
             store=store,
+            columns=InferredColumns(decoder, schemas),
             session=session,
             clock=self._clock,
             patience_s=self._patience_s,
@@ -103,7 +106,7 @@ class SharedParts:
         return Runner(
             Assignment(partition=partition, token=token, spec=resolved.pipeline, spec_hash=resolved.hash),
             source=_TopicSource(connected, resolved, partition, self._patience_s),
-            decode=self._decode(partition, resolved),
+            decode=lambda block: decode_block(decoder, block, schemas, self._decoders),
             sink=sink,
             budget=self._budget,
             clock=self._clock,
@@ -178,13 +181,11 @@ class SharedParts:
                 del self._stores[key]
             raise
 
-    def _decode(self, partition: PartitionId, resolved: Resolved) -> Callable[[RecordBlock], Awaitable[DecodedBlock]]:
-        decoder = JsonDecoder(partition, resolved.pipeline.format, resolved.pipeline.origin)
-        registry = self._schemas.setdefault(
+    def _registry(self, partition: PartitionId, decoder: JsonDecoder) -> SchemaRegistry:
+        return self._schemas.setdefault(
             (partition.pipeline, partition.topic),
             SchemaRegistry(self._etcd, self._keys, partition.pipeline, partition.topic, decoder.limits),
         )
-        return lambda block: decode_block(decoder, block, registry, self._decoders)
 
     async def _forgive(self, partition: PartitionId, token: int) -> None:
         """A delivery ends the history of failures. Not worth an error: the next lease tries again."""

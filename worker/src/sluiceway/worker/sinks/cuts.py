@@ -4,6 +4,7 @@ An object's existence is the decision. A cut is journalled, its objects are crea
 overwritten, then it is settled. Whoever finds an open cut creates an empty object marked `aborted` under each of its
 keys: where that succeeds the object is aborted for ever, where it fails the data is there and is adopted.
 
+    open       read_txn
     journal    journalled → write_txn
     create     outcome (of a data object or of a marker)
     settle     settled → write_txn
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import msgspec
 
@@ -29,24 +29,12 @@ DATA_ROLE = "data"
 DEAD_LETTERS_ROLE = "dead_letters"
 
 
-class Standing(StrEnum):
-    """What a reader of a progress record has to do next."""
-
-    READY = "ready"
-    RESOLVE = "resolve"
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one object of a cut was decided, for ever. `rows` is 0 when it was aborted."""
 
     state: State
     rows: int = 0
-
-
-def standing(progress: ProgressRecord) -> Standing:
-    """An open cut must be resolved before anything else is written."""
-    return Standing.READY if progress.cut is None else Standing.RESOLVE
 
 
 def undelivered(progress: ProgressRecord, end: int) -> list[Range]:
@@ -173,6 +161,11 @@ def _moved(
         token=token,
         committed_at=at,
     )
+
+
+def read_txn(*, lease_key: str, progress_key: str, token: int) -> Txn:
+    """Reads progress if the lease is this token's. A former holder must not see, and abort, its successor's cut."""
+    return Txn([created_at(lease_key, token)], [Get(progress_key)])
 
 
 def write_txn(*, lease_key: str, progress_key: str, token: int, revision: int, record: ProgressRecord) -> Txn:

@@ -38,9 +38,8 @@ DEAD_LETTER_SCHEMA: Final = pa.schema(
 )
 
 
-def encode_rows(tables: Sequence[pa.Table], mark: Mark, *, compression: str) -> memoryview:
-    """One Parquet file of all tables' rows; columns that a table lacks are null in its rows."""
-    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+def encode_rows(table: pa.Table, mark: Mark, *, compression: str) -> memoryview:
+    """One Parquet file of the table's rows."""
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     with _Writer(table.schema, mark, compression) as parquet:
         parquet.write(table, max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // row_bytes)))
@@ -58,12 +57,12 @@ def encode_dead_letters(
     return parquet.bytes()
 
 
-def encode_aborted(mark: Mark, *, offset_column: str) -> memoryview:
+def encode_aborted(schema: pa.Schema, mark: Mark) -> memoryview:
     """A Parquet file without rows, which says that its key is aborted for ever.
 
-    It has one column, because engines refuse a file of none.
+    It has the columns of its neighbours, because engines take the columns of a folder from any one of its files.
     """
-    with _Writer(pa.schema([pa.field(offset_column or "_offset", pa.int64())]), mark, "none") as parquet:
+    with _Writer(schema, mark, "none") as parquet:
         pass
     return parquet.bytes()
 

@@ -15,11 +15,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
+import pyarrow as pa
 from prometheus_client import Counter
 
 from sluiceway.common.clock import Clock
 from sluiceway.common.errors import EtcdUnavailable, LeaseLost, SinkUnavailable
-from sluiceway.common.etcd.api import Etcd, KeyValue, Txn, TxnResult
+from sluiceway.common.etcd.api import Etcd, KeyValue
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.keys import Keys
 from sluiceway.common.records import Cut, CutObject, ProgressRecord, decode
@@ -27,8 +28,8 @@ from sluiceway.common.specs.models import PipelineSpec
 from sluiceway.worker.batches import DecodedBlock
 from sluiceway.worker.objects.api import ObjectStore
 from sluiceway.worker.sinks import cuts, layout
-from sluiceway.worker.sinks.cuts import DATA_ROLE, DEAD_LETTERS_ROLE, Outcome, Standing
-from sluiceway.worker.sinks.encode import encode_aborted, encode_dead_letters, encode_rows
+from sluiceway.worker.sinks.cuts import DATA_ROLE, DEAD_LETTERS_ROLE, Outcome
+from sluiceway.worker.sinks.encode import DEAD_LETTER_SCHEMA, encode_aborted, encode_dead_letters, encode_rows
 from sluiceway.worker.sinks.marks import Mark, State
 from sluiceway.worker.sinks.shares import DataShare, DeadShare, share, split
 
@@ -43,6 +44,14 @@ LONGEST_PAUSE_S: Final = 5.0
 
 Result = TypeVar("Result")
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class Columns(Protocol):
+    """What columns the files have; see `columns.InferredColumns`."""
+
+    def unify(self, tables: Sequence[pa.Table]) -> pa.Table: ...
+
+    async def newest(self) -> pa.Schema: ...
 
 
 class Fence(Protocol):
@@ -90,6 +99,7 @@ class ParquetSink:
         etcd: Etcd,
         keys: Keys,
         store: ObjectStore,
+        columns: Columns,
         session: Fence,
         clock: Clock,
         patience_s: float = 30.0,
@@ -103,7 +113,8 @@ class ParquetSink:
         layout.check_dead_letter_folder(spec.dead_letters.prefix)
         self._partition, self._token = partition, token
         self._spec, self._spec_hash = spec, spec_hash
-        self._etcd, self._store, self._session, self._clock = etcd, store, session, clock
+        self._etcd, self._store, self._columns = etcd, store, columns
+        self._session, self._clock = session, clock
         self._lease_key, self._progress_key = keys.lease(partition), keys.progress(partition)
         self._patience_s, self._sleep, self._nonce = patience_s, sleep, nonce
         self._encoders, self._writers = encoders, writers
@@ -121,15 +132,15 @@ class ParquetSink:
         Raises:
             LeaseLost, SinkUnavailable, AccessDenied, SinkUnfit.
         """
-        item = await self._patiently_read()
+        item = await self._read()
         self._revision = item.mod_revision if item else 0
         if item is None:
             first = await initial_offset() if initial_offset else 0
             return await self._write(ProgressRecord(next_offset=first, token=self._token))
-        self._progress = progress = decode(ProgressRecord, item.value)
-        if progress.cut is not None and cuts.standing(progress) is Standing.RESOLVE:
-            outcomes = await self._resolve(progress.cut)
-            progress = await self._settle(progress, outcomes)
+        progress = decode(ProgressRecord, item.value)
+        if progress.cut is not None:
+            return await self._settle(progress, await self._resolve(progress.cut))
+        self._progress = progress
         return progress
 
     async def deliver(self, blocks: Sequence[DecodedBlock]) -> Delivery:
@@ -222,7 +233,7 @@ class ParquetSink:
 
         def encoded() -> memoryview:
             if isinstance(content, DataShare):
-                return encode_rows(content.tables, mark, compression=compression)
+                return encode_rows(self._columns.unify(content.tables), mark, compression=compression)
             return encode_dead_letters(
                 content.records, mark, partition=self._partition, at=now, compression=compression
             )
@@ -248,7 +259,9 @@ class ParquetSink:
 
     async def _abort(self, cut: Cut, item: CutObject) -> Outcome:
         mark = self._mark(State.ABORTED, cut, item, 0)
-        body = encode_aborted(mark, offset_column=self._spec.origin.offset)
+        newest = await self._asked_of_etcd(self._columns.newest)
+        schema = newest if item.role == DATA_ROLE else DEAD_LETTER_SCHEMA
+        body = encode_aborted(schema, mark)
         if await self._patiently(lambda: self._store.create(item.key, body, mark.metadata())):
             ABORTED_OBJECTS.inc()
             return Outcome(State.ABORTED)
@@ -266,6 +279,15 @@ class ParquetSink:
     async def _settle(self, progress: ProgressRecord, outcomes: dict[str, Outcome]) -> ProgressRecord:
         return await self._write(cuts.settled(progress, outcomes, token=self._token, at=self._clock.now()))
 
+    async def _read(self) -> KeyValue | None:
+        """Progress as it is while the token holds the lease."""
+        txn = cuts.read_txn(lease_key=self._lease_key, progress_key=self._progress_key, token=self._token)
+        result = await self._asked_of_etcd(lambda: self._etcd.txn(txn))
+        if not result.succeeded:
+            raise self._lost()
+        item = result.results[0]
+        return item if isinstance(item, KeyValue) else None
+
     async def _write(self, wanted: ProgressRecord) -> ProgressRecord:
         """Writes progress under the token, or learns that an earlier try of ours did."""
         txn = cuts.write_txn(
@@ -276,35 +298,29 @@ class ParquetSink:
             record=wanted,
         )
         self._progress = None
-        result = await self._send(txn)
+        result = await self._asked_of_etcd(lambda: self._etcd.txn(txn))
         if result.succeeded:
             self._revision = result.revision
         else:
             kept = result.results[0]
             if not isinstance(kept, KeyValue) or decode(ProgressRecord, kept.value) != wanted:
-                raise LeaseLost(f"token {self._token} of {self._partition} is not the holder any more")
+                raise self._lost()
             self._revision = kept.mod_revision
         self._progress = wanted
         return wanted
 
-    async def _send(self, txn: Txn) -> TxnResult:
-        """Sends a transaction until it is answered or the session's deadline has passed."""
+    async def _asked_of_etcd(self, request: Callable[[], Awaitable[Result]]) -> Result:
+        """The answer to a request that may be sent twice; sent until the session's deadline has passed."""
         for pause_s in _pauses():
             self._session.check()
             try:
-                return await self._etcd.txn(txn)
+                return await request()
             except EtcdUnavailable:
                 await self._sleep(pause_s)
         raise AssertionError("pauses never end")
 
-    async def _patiently_read(self) -> KeyValue | None:
-        for pause_s in _pauses():
-            self._session.check()
-            try:
-                return await self._etcd.get(self._progress_key)
-            except EtcdUnavailable:
-                await self._sleep(pause_s)
-        raise AssertionError("pauses never end")
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(f"token {self._token} does not hold {self._partition} any more")
 
     async def _patiently(self, call: Callable[[], Result]) -> Result:
         """A store's call on a thread, again while the store fails, the session holds and patience lasts."""
