@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sluiceway.common.clock import Clock
-from sluiceway.common.errors import OffsetOutOfRange
+from sluiceway.common.errors import AccessDenied, OffsetOutOfRange
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import ProgressRecord
 from sluiceway.common.specs.models import PipelineSpec
 from sluiceway.worker.batches import DecodedBlock, RecordBlock
 from sluiceway.worker.buffer import Buffer, CutCause
-from sluiceway.worker.failures import DeadLetterRate
+from sluiceway.worker.failures import DeadLetterRate, SourceDenied
 from sluiceway.worker.sinks.parquet import Delivery
 from sluiceway.worker.usage import Usage
 
@@ -160,7 +160,7 @@ class Runner:
     async def _intake(self, feed: Feed) -> None:
         self._watch(feed)
         while True:
-            block = await feed.next()
+            block = await _next(feed)
             decoded = None
             try:
                 decoded = await self._decode(block)
@@ -232,3 +232,10 @@ class Runner:
         if self._buffer.blocks:
             await self._cut(CutCause.GAP)
         return await self._sink.skip(to=target, lost=target - gap.wanted)
+
+
+async def _next(feed: Feed) -> RecordBlock:
+    try:
+        return await feed.next()
+    except AccessDenied as error:
+        raise SourceDenied(str(error)) from error
