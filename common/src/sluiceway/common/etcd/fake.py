@@ -33,12 +33,14 @@ class FakeEtcd:
     """An `Etcd` in memory.
 
     `down = True` cuts this client off: calls raise EtcdUnavailable, watches stand still as if reconnecting.
+    `lagging = True` holds back what the watches receive, while calls are answered.
     """
 
     def __init__(self, clock: Clock | None = None, *, _shared: _Shared | None = None) -> None:
         self._shared = _shared or _Shared(clock or SystemClock())
         self._faults: deque[Fault | None] = deque()
         self._down = False
+        self._lagging = False
         self._closed = False
         self._cursors: list[_Cursor] = []
         self._shared.clients.add(self)
@@ -61,6 +63,15 @@ class FakeEtcd:
     @down.setter
     def down(self, down: bool) -> None:
         self._down = down
+        self._shared.wake()
+
+    @property
+    def lagging(self) -> bool:
+        return self._lagging
+
+    @lagging.setter
+    def lagging(self, lagging: bool) -> None:
+        self._lagging = lagging
         self._shared.wake()
 
     def fail_next(self, fault: Fault = Fault.LOST, *, times: int = 1, after: int = 0) -> None:
@@ -127,7 +138,7 @@ class FakeEtcd:
                 changed = self._shared.changed
                 if not self._down:
                     cursor.catch_up(self.keyspace)
-                if cursor.waiting and not self._down:
+                if cursor.waiting and not (self._down or self._lagging):
                     yield cursor.waiting.popleft()
                 else:
                     await changed.wait()
