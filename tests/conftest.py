@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 
@@ -20,11 +21,19 @@ _MARK_BY_FIXTURE = {
 }
 
 
+@cache
+def _no_kafka() -> str | None:
+    reason = kafka_available()
+    return f"Apache Kafka can't be had: {reason}" if reason else None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test that uses a server has its mark, so that `-m "not kafka"` leaves out what it says."""
+    """A test that uses a server has its mark; one marked `kafka` is skipped, with the reason, where it can't be had."""
     for fixture in getattr(item, "fixturenames", ()):
         if mark := _MARK_BY_FIXTURE.get(fixture):
             item.add_marker(mark)
+    if item.get_closest_marker("kafka") and (reason := _no_kafka()):
+        item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +53,8 @@ def embedded_broker() -> Iterator[EmbeddedBroker]:
 @pytest.fixture(scope="session")
 def kafka_cluster() -> Iterator[KafkaCluster]:
     """Apache Kafka with one broker, shared by the whole session."""
-    if reason := kafka_available():
-        pytest.skip(f"Apache Kafka can't be had: {reason}")
+    if reason := _no_kafka():
+        pytest.skip(reason)
     with KafkaCluster() as cluster:
         yield cluster
 

@@ -31,7 +31,10 @@ def main(parent_pid: int, user: str, command: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:
             sys.exit("the parent process is gone")
-    os.execv(command[0], command)  # noqa: S606 - no shell is what we want
+    try:
+        os.execv(command[0], command)  # noqa: S606 - no shell is what we want
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":

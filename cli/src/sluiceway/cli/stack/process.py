@@ -136,7 +136,10 @@ class Server:
             entry = pwd.getpwnam(user)
             os.chown(self.directory, entry.pw_uid, entry.pw_gid)
         self.prepare()
-        self._process = _spawner.submit(self._spawn).result()
+        try:
+            self._process = _spawner.submit(self._spawn).result()
+        except OSError as error:
+            raise ServerFailed(f"{self.name} can't be started: {error}") from error
 
     def wait_ready(self) -> None:
         """Waits until the server serves; see `start`."""

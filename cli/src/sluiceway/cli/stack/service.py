@@ -9,6 +9,8 @@ from typing import Any
 from sluiceway.cli.stack.ports import LOOPBACK
 from sluiceway.cli.stack.process import Server, http_status
 
+STOP_LIMIT_S = 75.0  # longer than a worker's drain
+
 
 class PythonService(Server):
     """`python -m MODULE` that serves HTTP on the port of `SLUICEWAY_HTTP_PORT`.
@@ -25,7 +27,7 @@ class PythonService(Server):
     def __init__(
         self, name: str, module: str, settings: Mapping[str, str], *, ready_path: str = "/readyz", **options: Any
     ) -> None:
-        super().__init__(name, **options)
+        super().__init__(name, **{"stop_limit_s": STOP_LIMIT_S, **options})
         self._module = module
         self._settings = dict(settings)
         self._ready_path = ready_path
