@@ -17,8 +17,8 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from sluiceway.common.errors import SourceUnavailable
 from sluiceway.worker.batches import RecordBlock
+from sluiceway.worker.fetch.unpack import HEADER, tolerant_records, unpacked
 
-_HEADER = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_AT = 8
 _BEFORE_LENGTH = 12  # base offset and the length itself, which the length does not count
 _MAGIC_AT = 16
@@ -26,6 +26,7 @@ _TRANSACTIONAL = 0x10
 _CONTROL = 0x20
 _FIRST_CHUNK = 16  # records; what they measure sizes the next chunk
 _LARGEST_CHUNK = 8192
+_RECORD_OVERHEAD_BYTES = 32  # so that many empty records also fill a block
 
 
 class _Record(Protocol):
@@ -55,7 +56,7 @@ def extent(raw: memoryview, offset: int) -> Extent:
     """Looks at the headers only. A partial batch at the end does not count."""
     at, next_offset, leader_epoch = 0, offset, -1
     while (end := _batch_end(raw, at)) is not None:
-        base_offset, _, leader_epoch, _, _, _, last_delta, *_ = _HEADER.unpack_from(raw, at)
+        base_offset, _, leader_epoch, _, _, _, last_delta, *_ = HEADER.unpack_from(raw, at)
         next_offset = max(next_offset, base_offset + last_delta + 1)
         at = end
     return Extent(next_offset, leader_epoch, at)
@@ -63,17 +64,18 @@ def extent(raw: memoryview, offset: int) -> Extent:
 
 def _batch_end(raw: memoryview, at: int) -> int | None:
     """Where the whole batch that starts at `at` ends; None when there is none or its length makes no sense."""
-    if len(raw) - at < _HEADER.size:
+    if len(raw) - at < HEADER.size:
         return None
     length: int = struct.unpack_from(">i", raw, at + _LENGTH_AT)[0]
     end = at + _BEFORE_LENGTH + length
-    return end if at + _HEADER.size <= end <= len(raw) else None
+    return end if at + HEADER.size <= end <= len(raw) else None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Batch:
     """The batch that is being read."""
 
+    view: memoryview  # unpacked
     records: Iterator[_Record]
     next_offset: int
     chunk: int
@@ -82,9 +84,20 @@ class _Batch:
 class RecordReader:
     """Cuts the fetched bytes of one partition into blocks, decoding only as far as asked."""
 
-    def __init__(self, raw: memoryview, *, wanted: int, aborted: Sequence[tuple[int, int]] = ()) -> None:
-        """`aborted` are the response's aborted transactions: producer id and first offset."""
+    def __init__(
+        self,
+        raw: memoryview,
+        *,
+        wanted: int,
+        aborted: Sequence[tuple[int, int]] = (),
+        max_batch_bytes: int = 128 * 2**20,
+    ) -> None:
+        """`aborted` are the response's aborted transactions: producer id and first offset.
+
+        A batch that unpacks to more than `max_batch_bytes` is refused.
+        """
         self._raw = raw
+        self._max_batch_bytes = max_batch_bytes
         self._at = 0
         self._aborted = sorted(aborted, key=lambda transaction: transaction[1], reverse=True)
         self._aborting: set[int] = set()
@@ -127,11 +140,11 @@ class RecordReader:
         return None
 
     def _fill(self, block: RecordBlock, max_bytes: int) -> None:
-        while block.size_bytes < max_bytes and self._failure is None:
+        while (room := max_bytes - _weight(block)) > 0 and self._failure is None:
             if self._batch is None and not self._open_batch():
                 return
             assert self._batch is not None
-            chunk = self._read_chunk(self._batch, max_bytes - block.size_bytes)
+            chunk = self._read_chunk(self._batch, room)
             if chunk:
                 self._append(block, chunk)
             else:
@@ -145,6 +158,9 @@ class RecordReader:
             size = max(1, min(_LARGEST_CHUNK, int(room_bytes / self._record_bytes)))
         try:
             return list(islice(batch.records, size))
+        except UnicodeDecodeError:
+            batch.records = tolerant_records(batch.view)
+            return self._read_chunk(batch, room_bytes)
         except Exception as error:  # decoders of four codecs raise as they please; all of it means the same
             raise _corrupt(self.position, f"{type(error).__name__}: {error}") from error
 
@@ -160,33 +176,43 @@ class RecordReader:
         for index, headers in enumerate([record.headers for record in chunk], at):
             if headers:
                 block.headers[index] = headers
-                size += sum(len(key) + len(value or b"") for key, value in headers)
+                size += sum(len(key.encode()) + len(value or b"") for key, value in headers)
         block.offsets += [record.offset for record in chunk]
         block.timestamps_ms += [record.timestamp for record in chunk]
         block.keys += keys
         block.values += values
         block.size_bytes += size
-        self._record_bytes = max(1.0, size / len(chunk))
+        self._record_bytes = size / len(chunk) + _RECORD_OVERHEAD_BYTES
         self.position = block.offsets[-1] + 1
 
     def _open_batch(self) -> bool:
         """Goes to the next batch that has records for us; False at the end of the whole batches."""
         while (end := _batch_end(self._raw, self._at)) is not None:
             view = self._raw[self._at : end]
-            base, _, _, magic, _, attributes, last_delta, _, _, producer, _, _, count = _HEADER.unpack_from(view)
+            base, _, _, magic, _, attributes, last_delta, _, _, producer, _, _, count = HEADER.unpack_from(view)
             next_offset = base + last_delta + 1
             batch = _checked(view, magic=magic, at=self.position)
             if last_delta < 0 or count < 0 or next_offset < self.position - last_delta:
                 raise _corrupt(self.position, f"a batch claims the offsets {base} to {next_offset - 1}")
-            self._at = end
-            if next_offset <= self.position or not self._is_wanted(batch, attributes, producer, next_offset):
+            is_empty = count == 0 or next_offset <= self.position  # compaction leaves batches without records
+            if is_empty or not self._is_wanted(batch, attributes, producer, next_offset):
                 self.position = max(self.position, next_offset)
+                self._at = end
                 continue
             chunk = max(1, min(_FIRST_CHUNK, _FIRST_CHUNK * 4096 * count // len(view)))
             self._record_bytes = 0.0
-            self._batch = _Batch(records=chain(batch), next_offset=next_offset, chunk=chunk)
+            plain = self._unpacked(view)
+            records = chain(batch if plain is view else DefaultRecordBatch(plain))
+            self._batch = _Batch(view=plain, records=records, next_offset=next_offset, chunk=chunk)
+            self._at = end
             return True
         return False
+
+    def _unpacked(self, view: memoryview) -> memoryview:
+        try:
+            return unpacked(view, max_bytes=self._max_batch_bytes)
+        except Exception as error:  # as in _read_chunk
+            raise _corrupt(self.position, f"{type(error).__name__}: {error}") from error
 
     def _is_wanted(self, batch: DefaultRecordBatch, attributes: int, producer: int, next_offset: int) -> bool:
         """Whether a batch holds committed records; follows the transactions of its producer."""
@@ -197,6 +223,10 @@ class RecordReader:
                 self._aborting.discard(producer)
             return False
         return not (attributes & _TRANSACTIONAL and producer in self._aborting)
+
+
+def _weight(block: RecordBlock) -> int:
+    return block.size_bytes + _RECORD_OVERHEAD_BYTES * len(block.offsets)
 
 
 def _checked(view: memoryview, *, magic: int, at: int) -> DefaultRecordBatch:
