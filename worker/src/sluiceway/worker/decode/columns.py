@@ -1,94 +1,83 @@
 """The general path: parsed records to Arrow columns, with what doesn't fit set aside.
 
 Role: takes records of any shape. Every value goes into its column or into the row's rescued members, and the types that
-would have taken the rescued ones are reported, so that the schema can widen. Neighbours: `values` (which value fits),
-`parsing` (bytes to records), `fast` (the quick way for records that fit). Pure.
+would have taken the rescued ones are reported, so that the schema can widen. Neighbours: `plain` (columns without odd
+values, quickly), `values` (which value fits), `parsing` (bytes to records). Pure.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from operator import itemgetter
 
 import pyarrow as pa
 
 from sluiceway.worker.decode.layout import Layout
-from sluiceway.worker.decode.parsing import Record
+from sluiceway.worker.decode.parsing import Record, survey
+from sluiceway.worker.decode.plain import Cells, Tally, plain_array
 from sluiceway.worker.decode.schema import Fields, Type, merge
-from sluiceway.worker.decode.values import EXACT_FLOAT, Misfit, Pairs, fit_to, infer, json_text
+from sluiceway.worker.decode.values import Misfit, Pairs, fit_to, infer, json_text
 
-Cells = list[object]
 Columns = Sequence[pa.Array | pa.ChunkedArray]
 Rescued = dict[int, list[tuple[str, object]]]  # by row: members without a place in the columns
 
-_NONE: Final = type(None)
-_PLAIN: Final[dict[Type, frozenset[type]]] = {
-    "bool": frozenset({bool, _NONE}),
-    "int64": frozenset({int, _NONE}),
-    "float64": frozenset({float, _NONE}),
-    "string": frozenset({str, _NONE}),
-}
 
-
-def gather(records: Sequence[Record]) -> dict[str, Cells]:
+def gather(records: Sequence[Record]) -> Mapping[str, Cells]:
     """The records column by column: each field that any of them has, with None where it is missing."""
-    names: dict[str, None] = {}
-    for record in records:
-        names.update(dict.fromkeys(record))
-    return {name: [record.get(name) for record in records] for name in names}
+    rows = len(records)
+    if rows and len(records[0]) > 1 and sum(map(len, records)) == rows * len(records[0]):
+        try:
+            cells = zip(*map(itemgetter(*records[0]), records), strict=True)
+            return dict(zip(records[0], cells, strict=True))
+        except KeyError:
+            pass  # as many fields, but others
+    columns: defaultdict[str, list[object]] = defaultdict(lambda: [None] * rows)  # quicker than a get for each cell
+    for row, record in enumerate(records):
+        for name, value in record.items():
+            columns[name][row] = value
+    return columns
 
 
-def fill(columns: Mapping[str, Cells], rows: int, layout: Layout, rescued: Rescued) -> tuple[list[pa.Array], Fields]:
+def plain_columns(columns: Mapping[str, Cells], layout: Layout) -> tuple[dict[str, pa.Array], Tally]:
+    """The columns whose values all have the very type, and what was seen in all the columns on the way."""
+    arrays, tally = {}, Tally()
+    for name, cells in columns.items():
+        kind = layout.fields.get(name)
+        seen = Tally()
+        array = None if kind is None else plain_array(cells, kind, layout.arrow.field(name).type, seen)
+        if array is None:
+            seen = _look_at(cells)
+        else:
+            arrays[name] = array
+        tally.add(seen)
+    return arrays, tally
+
+
+def fill(
+    columns: Mapping[str, Cells], arrays: dict[str, pa.Array], rows: int, layout: Layout, rescued: Rescued
+) -> tuple[list[pa.Array], Fields]:
     """The layout's columns, and the types that the values would need which went to `rescued` instead.
 
-    `rescued` gets those values; the returned fields are not merged with the layout's.
+    `arrays` are the plain columns; `rescued` gets the values without a place; the types aren't merged with the layout's
     """
-    arrays: list[pa.Array] = []
+    filled: list[pa.Array] = []
     wanted: Fields = {}
-    for name, kind in layout.fields.items():
-        arrow = layout.arrow.field(name).type
-        cells = columns.get(name)
-        if cells is None:
-            arrays.append(pa.nulls(rows, arrow))
-            continue
-        array = _plain(cells, kind, arrow)
-        if array is None:
-            fitted, misfits = fit_cells(cells, kind)
+    for name, arrow in zip(layout.fields, layout.arrow.types, strict=True):
+        array = arrays.get(name)
+        if array is None and name in columns:
+            fitted, misfits = fit_cells(columns[name], layout.fields[name])
             array = pa.array(fitted, arrow)
             set_aside(name, misfits, rescued)
             _want(name, (value for _, value in misfits), wanted)
-        arrays.append(array)
-    for name in columns.keys() - layout.fields.keys():
-        unknown = [(row, value) for row, value in enumerate(columns[name]) if value is not None]
-        set_aside(name, unknown, rescued)
-        if layout.has_room_for(name):
-            _want(name, (value for _, value in unknown), wanted)
-    return arrays, wanted
-
-
-def rescued_column(rescued: Rescued, rows: int) -> pa.Array:
-    """The `_rescued` column: JSON text of an object, or null."""
-    if not rescued:
-        return pa.nulls(rows, pa.string())
-    texts: list[str | None] = [None] * rows
-    for row, members in rescued.items():
-        record = dict(members)
-        texts[row] = json_text(record if len(record) == len(members) else Pairs(members))
-    return pa.array(texts, pa.string())
-
-
-def _plain(cells: Cells, kind: Type, arrow: pa.DataType) -> pa.Array | None:
-    """The column where all values have the very type; None where they must be looked at one by one."""
-    found = set(map(type, cells))
-    if kind == "float64" and int in found and found <= {int, float, _NONE}:
-        if any(type(cell) is int and not -EXACT_FLOAT <= cell <= EXACT_FLOAT for cell in cells):
-            return None
-    elif not found <= _PLAIN.get(kind, frozenset()):
-        return None
-    try:
-        return pa.array(cells, arrow)
-    except OverflowError:  # integers beyond 64 bits
-        return None
+        filled.append(pa.nulls(rows, arrow) if array is None else array)
+    for name in columns:
+        if name not in layout.fields:
+            unknown = [(row, value) for row, value in enumerate(columns[name]) if value is not None]
+            set_aside(name, unknown, rescued)
+            if layout.has_room_for(name):
+                _want(name, (value for _, value in unknown), wanted)
+    return filled, wanted
 
 
 def fit_cells(cells: Cells, kind: Type) -> tuple[Cells, list[tuple[int, object]]]:
@@ -109,12 +98,31 @@ def set_aside(name: str, values: Iterable[tuple[int, object]], rescued: Rescued)
         rescued.setdefault(row, []).append((name, value))
 
 
+def rescued_column(rescued: Rescued, rows: int) -> pa.Array:
+    """The `_rescued` column: JSON text of an object, or null."""
+    if not rescued:
+        return pa.nulls(rows, pa.string())
+    texts: list[str | None] = [None] * rows
+    for row, members in rescued.items():
+        record = dict(members)
+        texts[row] = json_text(record if len(record) == len(members) else Pairs(members))
+    return pa.array(texts, pa.string())
+
+
+def _look_at(cells: Cells) -> Tally:
+    seen = Tally()
+    if set(map(type, cells)) & {dict, list, float}:
+        for cell in cells:
+            if type(cell) in (dict, list, float):
+                seen.add_survey(*survey(cell))
+    return seen
+
+
 def _want(name: str, values: Iterable[object], wanted: Fields) -> None:
     for value in values:
-        kind = infer(value)
-        if kind is None:
+        kind, known = infer(value), wanted.get(name)
+        if kind is None or kind == known:
             continue
-        known = wanted.get(name)
         wider = kind if known is None else merge(known, kind)
         if wider is not None:
             wanted[name] = wider

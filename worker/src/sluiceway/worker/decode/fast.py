@@ -27,10 +27,11 @@ _OPEN, _CLOSE = ord("{"), ord("}")
 _MAX_BYTES: Final = 2**31 - 2**16  # Arrow's reader counts a block's bytes in 32 bits
 
 
-def read(values: Sequence[bytes], layout: Layout, max_record_bytes: int) -> list[pa.ChunkedArray] | None:
+def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) -> list[pa.ChunkedArray] | None:
     """The data columns of these records, or None where one of them needs the general path."""
-    sizes = np.fromiter(map(len, values), np.int64, len(values))
-    joined = b"\n".join(values)
+    texts: Sequence[bytes] = [b"{}" if value is None else value for value in values]
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    joined = b"\n".join(texts)
     if sizes.max() > max_record_bytes or sizes.min() < 2 or len(joined) > _MAX_BYTES or not layout.fields:
         return None
     if not _one_object_each(joined, sizes) or not _is_utf8(joined):

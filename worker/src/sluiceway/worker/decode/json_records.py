@@ -8,18 +8,22 @@ advances the schema. Must not do I/O: the schema comes as an argument and the wi
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import pyarrow as pa
 
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import SchemaRecord
 from sluiceway.common.specs.models import JsonFormat, Origin
 from sluiceway.worker.batches import DeadRecord, DecodedBlock, RecordBlock
 from sluiceway.worker.decode import fast
-from sluiceway.worker.decode.columns import Cells, Columns, Rescued, fill, gather, rescued_column
+from sluiceway.worker.decode.columns import Columns, Rescued, fill, gather, plain_columns, rescued_column
 from sluiceway.worker.decode.layout import Layout, layout_of, table_of
 from sluiceway.worker.decode.origin import origin_columns, reserved_names
-from sluiceway.worker.decode.parsing import Record, Rejected, is_big, parse, parse_exact, suspects
+from sluiceway.worker.decode.parsing import Record, Rejected, names_at_most, parse, parse_exact, suspects
+from sluiceway.worker.decode.plain import Cells
 from sluiceway.worker.decode.schema import RESCUED, Fields, Limits, merge_fields
 
 _MAX_PAUSE: Final = 64  # blocks
@@ -39,7 +43,8 @@ class _Rows:
 
     indexes: list[int]
     records: list[Record]
-    columns: dict[str, Cells]
+    columns: Mapping[str, Cells]
+    plain: dict[str, pa.Array]
     rescued: Rescued
     rejected: dict[int, Rejected]
 
@@ -65,8 +70,8 @@ class JsonDecoder:
         arrays = self._read_fast(block, layout)
         if arrays is not None:
             return self._decoded(block, schema, layout, arrays, _all(block), started)
-        rows = _parse(block, self._format.max_record_bytes)
-        filled, wanted = fill(rows.columns, len(rows.records), layout, rows.rescued)
+        rows = _parse(block, layout, self._format.max_record_bytes)
+        filled, wanted = fill(rows.columns, rows.plain, len(rows.records), layout, rows.rescued)
         wider = layout.fields if final else merge_fields(layout.fields, wanted, self.limits)
         if wider != layout.fields:
             self._left_out = self._pause  # the block is decoded again, and may be fit for the fast path then
@@ -77,8 +82,7 @@ class JsonDecoder:
         if self._left_out < self._pause or not block.values:
             self._left_out += 1
             return None
-        values = [b"{}" if value is None else value for value in block.values]
-        columns = fast.read(values, layout, self._format.max_record_bytes)
+        columns = fast.read(block.values, layout, self._format.max_record_bytes)
         self._left_out = 0
         self._pause = 0 if columns is not None else min(2 * self._pause + 1, _MAX_PAUSE)
         return columns
@@ -112,11 +116,11 @@ def limits_of(format: JsonFormat, origin: Origin) -> Limits:  # noqa: A002
 
 
 def _all(block: RecordBlock) -> _Rows:
-    return _Rows(list(range(len(block.offsets))), [], {}, {}, {})
+    return _Rows(list(range(len(block.offsets))), [], {}, {}, {}, {})
 
 
-def _parse(block: RecordBlock, max_record_bytes: int) -> _Rows:
-    rows = _Rows([], [], {}, {}, {})
+def _parse(block: RecordBlock, layout: Layout, max_record_bytes: int) -> _Rows:
+    rows = _Rows([], [], {}, {}, {}, {})
     values: list[bytes] = []
     for index, value in enumerate(block.values):
         try:
@@ -128,16 +132,18 @@ def _parse(block: RecordBlock, max_record_bytes: int) -> _Rows:
         rows.records.append(record)
         values.append(value or b"{}")
     rows.columns = gather(rows.records)
-    _parse_again(rows, values)
+    rows.plain, seen = plain_columns(rows.columns, layout)
+    if values and not (seen.exact and names_at_most(values) == seen.members + sum(map(len, rows.records))):
+        rows = _parse_again(rows, values, layout)
     return rows
 
 
-def _parse_again(rows: _Rows, values: list[bytes]) -> None:
-    """Reads the records once more that have repeated members or very large numbers."""
-    odd = suspects(values, rows.records, _nested(rows.columns))
+def _parse_again(rows: _Rows, values: list[bytes], layout: Layout) -> _Rows:
+    """The rows with those records read once more that may have repeated members, lost digits or nest too deeply."""
+    odd = suspects(values, rows.records)
     if not odd:
-        return
-    again = _Rows([], [], {}, {}, rows.rejected)
+        return rows
+    again = _Rows([], [], {}, {}, {}, rows.rejected)
     for row, (index, record) in enumerate(zip(rows.indexes, rows.records, strict=True)):
         repeated: list[tuple[str, object]] = []
         if row in odd:
@@ -150,18 +156,9 @@ def _parse_again(rows: _Rows, values: list[bytes]) -> None:
             again.rescued[len(again.indexes)] = repeated
         again.indexes.append(index)
         again.records.append(record)
-    rows.indexes, rows.records, rows.rescued = again.indexes, again.records, again.rescued
-    rows.columns = gather(rows.records)
-
-
-def _nested(columns: dict[str, Cells]) -> set[int]:
-    """Rows with objects, lists, or numbers that may have lost digits."""
-    found: set[int] = set()
-    for cells in columns.values():
-        kinds = set(map(type, cells))
-        if kinds & {dict, list, float}:
-            found.update(row for row, cell in enumerate(cells) if type(cell) in (dict, list) or is_big(cell))
-    return found
+    again.columns = gather(again.records)
+    again.plain, _ = plain_columns(again.columns, layout)
+    return again
 
 
 def _dead(block: RecordBlock, index: int, why: Rejected) -> DeadRecord:

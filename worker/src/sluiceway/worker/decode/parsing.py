@@ -1,8 +1,9 @@
 """Bytes to JSON objects, with a stable code for each way in which a record can't be one.
 
 Role: the parser of the general path. orjson is fast and strict, but keeps only the last of repeated members and turns
-integers beyond 64 bits into doubles; `suspects` finds the records in which either may have happened, and `parse_exact`
-reads those again with every member and digit. Neighbours: `columns`, `json_records`. Pure.
+integers beyond 64 bits into doubles. `names_at_most` and `survey` prove cheaply that neither happened in a block; where
+they can't, `suspects` finds the records and `parse_exact` reads them again with every member and digit. Neighbours:
+`columns`, `json_records`. Pure.
 """
 
 from __future__ import annotations
@@ -10,19 +11,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
-from sluiceway.worker.decode.values import MAX_DEPTH, Pairs
+from sluiceway.worker.decode.values import BIG_FLOAT, MAX_DEPTH, Pairs
 
 Record = dict[str, object]
 
-_COLON, _QUOTE, _SPACE = ord(":"), ord('"'), ord(" ")
+_COLON, _QUOTE, _BACKSLASH, _SPACE = b':"\\ '
 _MEMBER: Final = re.compile(rb'"[ \t\r\n]*:')
-_BIG: Final = 2.0**63  # a double from here on may have been an integer
 _REASONS = (
     ("depth limit", "too_deep"),
     ("infinity", "number_out_of_range"),
@@ -80,23 +80,39 @@ def parse_exact(value: bytes) -> tuple[Record, list[tuple[str, object]]]:
     return once, [(name, member) for name, member in record if counts[name] > 1]
 
 
-def suspects(values: Sequence[bytes], records: Sequence[Record], nested: Collection[int]) -> set[int]:
-    """Indexes of the records that must be read again by `parse_exact`; complete, with some more at times.
+def suspects(values: Sequence[bytes], records: Sequence[Record]) -> set[int]:
+    """Indexes of the records that must be read again by `parse_exact`: all in which something may be lost, and more."""
+    found = set()
+    for index, (value, record) in enumerate(zip(values, records, strict=True)):
+        members, depth, exact = survey(record)
+        if not exact or depth > MAX_DEPTH or len(_MEMBER.findall(value)) != members:
+            found.add(index)
+    return found
 
-    A member's name ends with a quote, white space and a colon. When a text holds no more of these than the parsed
-    object has members, none was repeated. `nested` are the records that hold objects, lists or big numbers.
+
+def names_at_most(values: Sequence[bytes]) -> int:
+    """How many members all these records have in their text, or some more.
+
+    A member's name ends with a quote, white space and a colon. So when the parsed objects have as many members as
+    this, none was repeated. Counted are colons after a quote that no backslash escapes, or after two white spaces.
     """
-    surveys = {index: survey(records[index]) for index in nested}
-    members = sum(map(len, records)) - sum(len(records[index]) for index in nested)
-    members += sum(found[0] for found in surveys.values())
-    odd = {index for index, (_, depth, exact) in surveys.items() if not exact or depth > MAX_DEPTH}
-    if _names_at_most(values) != members:
-        odd.update(
-            index
-            for index, value in enumerate(values)
-            if len(_MEMBER.findall(value)) != (surveys[index][0] if index in surveys else len(records[index]))
-        )
-    return odd
+    text = np.frombuffer(b"\n".join(values), np.uint8)
+    colons = np.flatnonzero(text == _COLON)
+    before = text[colons - 1]
+    after_space = text[colons[before <= _SPACE] - 2]
+    spaced = np.count_nonzero((after_space == _QUOTE) | (after_space <= _SPACE))
+    return int(spaced) + _unescaped(text, colons[before == _QUOTE] - 1)
+
+
+def _unescaped(text: np.ndarray[Any, np.dtype[np.uint8]], quotes: np.ndarray[Any, np.dtype[np.intp]]) -> int:
+    """How many of the quotes have an even number of backslashes before them."""
+    count, left, even = 0, quotes, True
+    while len(left):
+        left = left - 1
+        escaped = text[left] == _BACKSLASH
+        count += int(np.count_nonzero(~escaped)) if even else 0
+        left, even = left[escaped], not even
+    return count
 
 
 def survey(value: object) -> tuple[int, int, bool]:
@@ -114,22 +130,11 @@ def survey(value: object) -> tuple[int, int, bool]:
                 below.extend(item)
             elif kind is Pairs:
                 below.extend(member for _, member in item)
-            elif kind is float and not -_BIG < item < _BIG:
+            elif kind is float and not -BIG_FLOAT < item < BIG_FLOAT:
                 exact = False
         depth += 1
         level = below
     return members, depth - 1, exact
-
-
-def is_big(value: object) -> bool:
-    """Whether a number may have lost digits when it was parsed."""
-    return type(value) is float and not -_BIG < value < _BIG
-
-
-def _names_at_most(values: Sequence[bytes]) -> int:
-    text = np.frombuffer(b"\n".join(values), np.uint8)
-    before = text[:-1][text[1:] == _COLON]
-    return int(np.count_nonzero((before == _QUOTE) | (before <= _SPACE)))
 
 
 def _pairs(members: list[tuple[str, object]]) -> Record | Pairs:

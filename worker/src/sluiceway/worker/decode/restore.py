@@ -1,6 +1,6 @@
 """A delivered row back to the record that it came from, for verification.
 
-What is equal: null and a missing field; 5 and 5.0; a number and its text where the column widened to text.
+What is equal: null and a missing field; 5 and 5.0; a number and a text of it, where the column widened to text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 from collections.abc import Collection, Mapping
 
 from sluiceway.worker.decode.schema import RESCUED
-from sluiceway.worker.decode.values import number_text
 
 ORIGIN: frozenset[str] = frozenset({"_topic", "_epoch", "_partition", "_offset", "_timestamp", "_key"})
 
@@ -36,8 +35,16 @@ def same(source: object, restored: object) -> bool:
     if isinstance(source, bool) or isinstance(restored, bool) or source is None:
         return source is restored
     if isinstance(source, int | float) and isinstance(restored, str):
-        return number_text(source) == restored
+        return _reads_as(restored, source)
     return source == restored
+
+
+def _reads_as(text: str, number: float) -> bool:
+    try:
+        read = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(read, int | float) and not isinstance(read, bool) and read == number
 
 
 def _without_nulls(record: Mapping[str, object]) -> dict[str, object]:

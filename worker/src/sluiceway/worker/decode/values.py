@@ -27,6 +27,7 @@ from sluiceway.worker.decode.schema import (
 )
 
 EXACT_FLOAT: Final = 2**53  # every integer up to here has its own double
+BIG_FLOAT: Final = 2.0**63  # a double from here on may have been an integer that lost digits when it was parsed
 MAX_DEPTH: Final = 200  # levels of nesting in a record; what is deeper can't be written as JSON again everywhere
 
 
