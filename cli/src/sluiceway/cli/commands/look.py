@@ -11,9 +11,10 @@ import typer
 
 from sluiceway.cli.connection import operator
 from sluiceway.cli.output import Form, FormOption, print_description, print_table
+from sluiceway.cli.reading import read_view
 from sluiceway.cli.rendering import descriptions, partitions, specs, workers
 from sluiceway.cli.tables import Description, Table
-from sluiceway.cli.view import Part, View, read_view
+from sluiceway.cli.view import Part, View
 from sluiceway.common.errors import SluicewayError
 
 

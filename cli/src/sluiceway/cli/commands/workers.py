@@ -86,7 +86,7 @@ def drain(
         wanted = CordonRecord(worker=worker, drain=True, reason=reason, deadline_at=at)
         await _set(fleet, worker, wanted, dry_run=dry_run)
         if wait and not dry_run:
-            await _until_empty(fleet, worker, limit_s if limit_s is not None else _WAIT_S)
+            await until_empty(fleet, worker, limit_s if limit_s is not None else _WAIT_S)
 
     operator(context).run(act)
 
@@ -143,7 +143,7 @@ def _told(record: CordonRecord | None) -> str:
     return "draining" if record.drain else "cordoned"
 
 
-async def _until_empty(fleet: Fleet, worker: str, limit_s: float) -> None:
+async def until_empty(fleet: Fleet, worker: str, limit_s: float) -> None:
     """Returns when the worker holds no lease.
 
     Raises:
