@@ -21,7 +21,7 @@ PROBE_FOLDER: Final = "_probe"
 WRITER: Final = METADATA_PREFIX + "writer"
 
 
-def probe(store: ObjectStore, *, url: str, racers: int = 8, rounds: int = 3) -> None:
+def probe(store: ObjectStore, *, url: str, racers: int = 4, rounds: int = 3) -> None:
     """Lets `racers` threads create the same fresh key at once, `rounds` times. Blocking: run it on a thread.
 
     Raises:

@@ -81,9 +81,10 @@ class S3Store:
             try:
                 answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
             except client_errors.ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
-                raise
+                if _code(error) not in _MISSING:
+                    raise
+                self._client.head_bucket(Bucket=self._bucket)  # the answer to a HEAD does not say what is missing
+                return None
         metadata = {name.lower(): value for name, value in answer["Metadata"].items()}
         return StoredObject(key, answer["ContentLength"], metadata)
 
@@ -127,7 +128,7 @@ class S3Store:
             ) from error
         except client_errors.ParamValidationError:
             raise
-        except (client_errors.BotoCoreError, OSError) as error:
+        except client_errors.BotoCoreError as error:
             raise SinkUnavailable(f"bucket {self._bucket} at {self._endpoint}: {error}") from error
 
     @property
@@ -137,7 +138,7 @@ class S3Store:
     def _meaning(self, error: client_errors.ClientError) -> SluicewayError:
         code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         where = f"bucket {self._bucket} at {self._endpoint}"
-        if code == "NoSuchBucket":
+        if code == "NoSuchBucket" or status == 404:
             return AccessDenied(f"{where} does not exist: create it, or correct the sink's url")
         if code in _KEYS:
             return AccessDenied(f"{where} refuses the keys ({code}): check s3.access_key and s3.secret_key of the sink")

@@ -132,14 +132,16 @@ class ParquetSink:
         Raises:
             LeaseLost, SinkUnavailable, AccessDenied, SinkUnfit.
         """
+        self._progress = None
         item = await self._read()
         self._revision = item.mod_revision if item else 0
         if item is None:
             first = await initial_offset() if initial_offset else 0
-            return await self._write(ProgressRecord(next_offset=first, token=self._token))
-        progress = decode(ProgressRecord, item.value)
-        if progress.cut is not None:
-            return await self._settle(progress, await self._resolve(progress.cut))
+            progress = await self._write(ProgressRecord(next_offset=first, token=self._token))
+        else:
+            progress = decode(ProgressRecord, item.value)
+            if progress.cut is not None:
+                progress = await self._settle(progress, await self._resolve(progress.cut))
         self._progress = progress
         return progress
 
@@ -159,19 +161,22 @@ class ParquetSink:
             if block.start_offset != expected:
                 raise ValueError(f"the block starts at {block.start_offset}; progress is at {expected}")
             expected = block.next_offset
+        self._progress = None
         total = Delivery(progress=progress)
         for group in split(blocks, offset_column=self._spec.origin.offset):
-            total = _sum(total, await self._deliver_cut(group))
+            total = _sum(total, await self._deliver_cut(total.progress, group))
+        self._progress = total.progress
         return total
 
     async def skip(self, *, to: int, lost: int) -> ProgressRecord:
         """Goes on at `to`, counting `lost` records that the broker removed before they were delivered."""
-        progress = self._opened()
-        now = self._clock.now()
-        return await self._write(cuts.skipped(progress, to, lost=lost, token=self._token, at=now))
+        wanted = cuts.skipped(self._opened(), to, lost=lost, token=self._token, at=self._clock.now())
+        self._progress = None
+        self._progress = await self._write(wanted)
+        return wanted
 
-    async def _deliver_cut(self, blocks: Sequence[DecodedBlock]) -> Delivery:
-        progress, end = self._opened(), blocks[-1].next_offset
+    async def _deliver_cut(self, progress: ProgressRecord, blocks: Sequence[DecodedBlock]) -> Delivery:
+        end = blocks[-1].next_offset
         if end <= progress.next_offset:  # what is left of it was delivered before
             return Delivery(progress=progress)
         cpu_before_s = self._cpu_s
@@ -186,7 +191,7 @@ class ParquetSink:
             return Delivery(progress=await self._write(cuts.passed(progress, end, token=self._token, at=now)))
         cut = self._plan(progress, end, shares, max(block.schema_version for block in blocks))
         written = await self._encode(cut, 0, shares[0])
-        await self._write(cuts.journalled(progress, cut))
+        progress = await self._write(cuts.journalled(progress, cut))
         outcomes, bytes_out = {}, 0
         for number, content in enumerate(shares):
             if number:
@@ -194,7 +199,7 @@ class ParquetSink:
             outcomes[written.item.key] = await self._create(cut, written)
             bytes_out += len(written.body)
         return Delivery(
-            progress=await self._settle(self._opened(), outcomes),
+            progress=await self._settle(progress, outcomes),
             rows=sum(content.rows for content in plan.data),
             dead=len(plan.dead.records) if plan.dead else 0,
             objects=len(shares),
@@ -297,7 +302,6 @@ class ParquetSink:
             revision=self._revision,
             record=wanted,
         )
-        self._progress = None
         result = await self._asked_of_etcd(lambda: self._etcd.txn(txn))
         if result.succeeded:
             self._revision = result.revision
@@ -306,7 +310,6 @@ class ParquetSink:
             if not isinstance(kept, KeyValue) or decode(ProgressRecord, kept.value) != wanted:
                 raise self._lost()
             self._revision = kept.mod_revision
-        self._progress = wanted
         return wanted
 
     async def _asked_of_etcd(self, request: Callable[[], Awaitable[Result]]) -> Result:
