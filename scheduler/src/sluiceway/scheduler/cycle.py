@@ -1,8 +1,8 @@
 """The scheduler's life: follow, lead while the term lasts, follow again.
 
 As leader it repeats observe → decide → commit → report. It decides only when an input changed or a timer is due, and
-never before the mirror has seen the revision of its own last write. Deciding happens in pure modules, on a thread, so
-that a large plan does not hold up the keep-alive of the leader's own session.
+never before the mirror has seen the revision of its own last write. Deciding happens in pure modules, for a large fleet
+on a thread, so that it does not hold up the keep-alive of the leader's own session.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
+from functools import partial
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 
@@ -32,13 +33,13 @@ from sluiceway.scheduler.source_view import SourceView
 
 log = structlog.get_logger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 DEBOUNCE_S = 0.1
 COUNTERS_S = 3.0  # how often states are written for counters alone
 RETRY_S = 0.5
 RESIGN_S = 2.0
+LARGE = 2000  # keys: with more, observing and deciding leave the event loop
 
 
 class SourceObserver(Protocol):
@@ -165,7 +166,8 @@ class Scheduler:
     async def _observe(self) -> None:
         async with self._observing:
             copy, sources, now_s = self._mirror.snapshot(), self._sources.view(), self._clock.monotonic()
-            await _on_thread(self.observer.look, copy.revision, copy.items, sources, now_s)
+            look = partial(self.observer.look, copy.revision, copy.items, sources, now_s)
+            await _aside(look, size=len(copy.items))
             self._observed_in_s = self._clock.monotonic() - now_s
         snapshot = self.observer.snapshot
         self._sources.follow(snapshot.clusters, snapshot.topics)
@@ -173,7 +175,7 @@ class Scheduler:
     async def _decide(self, refresh_counters: bool) -> tuple[View, Plan]:
         async with self._observing:
             view = self.observer.view(now_s=self._clock.now(), refresh_counters=refresh_counters)
-            return view, await _on_thread(decide, view, self._policy)
+            return view, await _aside(partial(decide, view, self._policy), size=len(view.snapshot.leases))
 
     async def _settled(self, committer: Committer) -> int:
         """After an unanswered write: a revision from which the truth can be read, once etcd answers again."""
@@ -252,9 +254,12 @@ class _Timers:
         return 0.0 if self._again else max(0.0, at_s - now_s)
 
 
-async def _on_thread(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs `act` on a thread; a cancelled caller leaves only when the thread has ended, because they share state."""
-    running = asyncio.ensure_future(asyncio.to_thread(act, *args, **kwargs))
+async def _aside(act: Callable[[], T], *, size: int) -> T:
+    """Runs `act`, on a thread if it is about much: then a cancelled caller leaves only when the thread has ended,
+    because they share state."""
+    if size < LARGE:
+        return act()
+    running = asyncio.ensure_future(asyncio.to_thread(act))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -137,7 +137,11 @@ class Committer:
         return _Change(
             "granted",
             Txn(
-                [created_at(self.keys.worker(grant.worker), grant.session), absent(lease)],
+                [
+                    created_at(self.keys.worker(grant.worker), grant.session),
+                    absent(self.keys.cordon(grant.worker)),
+                    absent(lease),
+                ],
                 [Put(lease, encode(record), grant.etcd_lease), Put(entry, encode(inbox), grant.etcd_lease)],
             ),
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from sluiceway.common.resources import Resources
 from sluiceway.scheduler.placement.reasons import Reason, Why
 
 DIMENSIONS = ("cpu", "memory", "network_in", "network_out")
-SMALL = 0.01  # share of a typical worker below which a partition is placed by present use alone
+SMALL = 0.05  # share of a typical worker below which a partition is placed by present use alone
 Vectors = npt.NDArray[np.float64]
 
 
@@ -103,8 +103,8 @@ class _Fleet:
     typical: Vectors = field(init=False)
     _index: dict[str, int] = field(init=False)
     _rows: list[tuple[list[float], tuple[float, ...]]] = field(init=False)
-    _members: dict[str, npt.NDArray[np.intp]] = field(default_factory=dict)
-    _heaps: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    _members: dict[frozenset[str], npt.NDArray[np.intp]] = field(default_factory=dict)
+    _heaps: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # groups of equal members share theirs
 
     def __post_init__(self) -> None:
         self.capacity = np.array([limits(slot.capacity) for slot in self.slots])
@@ -171,17 +171,22 @@ class _Fleet:
         return f"{binding} at {after:.0%} of capacity, {self.share:.0%} allowed"
 
     def _members_of(self, group: str) -> npt.NDArray[np.intp]:
-        if group not in self._members:
-            self._members[group] = np.array(sorted(self._index[worker] for worker in self.takers[group]), dtype=np.intp)
-        return self._members[group]
+        workers = self.takers[group]
+        if workers not in self._members:
+            self._members[workers] = np.array(sorted(self._index[worker] for worker in workers), dtype=np.intp)
+        return self._members[workers]
 
     def _heap(self, group: str) -> list[tuple[float, int]]:
         if group not in self._heaps:
-            members: list[Any] = self._members_of(group).tolist()
-            heap = [(max(map(_ratio, *self._rows[i])), i) for i in members]
-            heapq.heapify(heap)
-            self._heaps[group] = heap
+            twin = next((other for other in self._heaps if self.takers[other] == self.takers[group]), None)
+            self._heaps[group] = self._new_heap(group) if twin is None else self._heaps[twin]
         return self._heaps[group]
+
+    def _new_heap(self, group: str) -> list[tuple[float, int]]:
+        members: list[int] = self._members_of(group).tolist()
+        heap = [(max(map(_ratio, *self._rows[i])), i) for i in members]
+        heapq.heapify(heap)
+        return heap
 
 
 def _ratio(amount: float, limit: float) -> float:
