@@ -1,8 +1,8 @@
-"""The general path: parsed records to Arrow columns, with what doesn't fit set aside.
+"""Parsed records to Arrow columns, with what doesn't fit set aside.
 
 Role: takes records of any shape. Every value goes into its column or into the row's rescued members, and the types that
 would have taken the rescued ones are reported, so that the schema can widen. Neighbours: `plain` (columns without odd
-values, quickly), `values` (which value fits), `parsing` (bytes to records). Pure.
+values, quickly), `values` (which value fits), `general` (which calls this). Pure.
 """
 
 from __future__ import annotations

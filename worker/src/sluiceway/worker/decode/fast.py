@@ -1,7 +1,7 @@
 """The fast path: a whole block through Arrow's JSON reader at once, where that surely gives the general path's result.
 
 Role: most blocks hold only records that fit the schema; this path takes those and refuses everything else, without
-saying which record is to blame. Neighbours: `json_records` chooses the path, `columns` is the general one.
+saying which record is to blame. Neighbours: `json_records` chooses the path, `general` is the other one.
 
 Why the guards are enough. The reader is given the whole schema and refuses unknown fields, so it never infers a type
 and never nests deeper than the schema. It refuses repeated members, control characters in strings and numbers in string
@@ -29,9 +29,11 @@ _MAX_BYTES: Final = 2**31 - 2**16  # Arrow's reader counts a block's bytes in 32
 
 def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) -> list[pa.ChunkedArray] | None:
     """The data columns of these records, or None where one of them needs the general path."""
-    texts: Sequence[bytes] = [b"{}" if value is None else value for value in values]
-    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-    joined = b"\n".join(texts)
+    try:
+        sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
+    except TypeError:  # tombstones
+        return read([b"{}" if value is None else value for value in values], layout, max_record_bytes)
+    joined = b"\n".join(values)  # type: ignore[arg-type]
     if sizes.max() > max_record_bytes or sizes.min() < 2 or len(joined) > _MAX_BYTES or not layout.fields:
         return None
     if not _one_object_each(joined, sizes) or not _is_utf8(joined):

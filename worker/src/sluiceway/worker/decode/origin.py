@@ -7,6 +7,8 @@ than looks, and readers show printable bytes as text anyway (in SQL: `decode(_ke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -23,7 +25,7 @@ def reserved_names(origin: Origin) -> frozenset[str]:
 
 
 def origin_columns(
-    partition: PartitionId, origin: Origin, block: RecordBlock, kept: list[int] | None
+    partition: PartitionId, origin: Origin, block: RecordBlock, kept: Sequence[int] | None
 ) -> dict[str, pa.Array]:
     """The columns by name for the records at `kept` indexes, or for all of them; an empty name leaves one out."""
     offsets, stamps, keys = block.offsets, block.timestamps_ms, block.keys
@@ -35,11 +37,17 @@ def origin_columns(
         origin.topic: _constant_text(partition.topic, rows),
         origin.epoch: pa.array(np.full(rows, partition.epoch, np.int32)),
         origin.partition: pa.array(np.full(rows, partition.number, np.int32)),
-        origin.offset: pa.array(offsets, pa.int64()),
+        origin.offset: _offsets(offsets),
         origin.timestamp: pa.array(stamps, pa.int64()).view(TIMESTAMP),
         origin.key: pa.array(keys, pa.binary()),
     }
     return {name: column for name, column in columns.items() if name}
+
+
+def _offsets(offsets: list[int]) -> pa.Array:
+    if offsets and offsets[-1] - offsets[0] == len(offsets) - 1:  # they only ascend, so there are no gaps
+        return pa.array(np.arange(offsets[0], offsets[-1] + 1, dtype=np.int64))
+    return pa.array(offsets, pa.int64())
 
 
 def _constant_text(text: str, rows: int) -> pa.Array:

@@ -104,8 +104,10 @@ def merge(old: Type, new: Type) -> Type | None:
 
 
 def merge_fields(old: Mapping[str, Type], new: Mapping[str, Type], limits: Limits) -> Fields:
-    """`old` widened by `new`, field by field, as far as `limits` allow; `old` itself where nothing is to be widened."""
+    """`old` widened by `new`, field by field, as far as `limits` allow."""
     merged = dict(old)
+    if not new:
+        return merged
     taken = {name.lower(): name for name in old}
     leaves, chars = _size(old.items())
     for name, kind in new.items():
