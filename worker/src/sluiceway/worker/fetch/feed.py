@@ -120,7 +120,7 @@ class Feed:
         self.stable_end = fetched.last_stable_offset
         reach = extent(records, self.fetch_offset)
         if len(records) and not reach.whole_bytes:
-            self._budget.release(len(records))
+            self._budget.release_fetched(len(records))
             self._corrupt = True
             self.trouble(SourceUnavailable(f"partition {self.partition}: no whole batch at {self.fetch_offset}"))
             return
@@ -218,12 +218,12 @@ class Feed:
     def _finish(self, share: _Share) -> None:
         self._shares.popleft()
         self._buffered -= share.size
-        self._budget.release(share.size)
+        self._budget.release_fetched(share.size)
         self._on_room(self)
 
     def _drop(self) -> None:
         self._shares.clear()
-        self._budget.release(self._buffered)
+        self._budget.release_fetched(self._buffered)
         self._buffered = 0
         self.fetch_offset = self.position
 

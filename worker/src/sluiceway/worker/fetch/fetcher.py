@@ -82,7 +82,6 @@ class Fetcher:
         self._budget = budget
         self._limits = limits or FetchLimits()
         self._policy = policy or LanePolicy()
-        self._fetch_ceiling = max(1, budget.limit // 2)
         self._feeds: dict[TopicPartition, Feed] = {}
         self._leaders: dict[TopicPartition, Leader] = {}
         self._lanes: dict[tuple[int, str], _Lane] = {}
@@ -214,7 +213,7 @@ class Fetcher:
 
     def _buffer_bytes(self) -> int:
         """A partition's share: all of them, stuck and full, leave half of what may be fetched to those that move."""
-        fair = self._fetch_ceiling // (2 * max(1, len(self._feeds)))
+        fair = self._budget.fetch_limit // (2 * max(1, len(self._feeds)))
         return max(2**16, min(self._limits.buffer_bytes, fair))
 
     async def _rest(self, lane: _Lane) -> None:
@@ -262,14 +261,14 @@ class Fetcher:
             lane.turn += 1
             self._deliver(lane, feeds, wanted, answer.partitions)
         finally:
-            self._budget.release(reserved)
+            self._budget.release_fetched(reserved)
         return answer.throttle_ms
 
     async def _reserve(self, feeds: Sequence[Feed], wanted: Sequence[Wanted]) -> int:
         """Reserves for the answer: what is asked for, or a large batch where the last one was."""
         expected = sum(max(one.max_bytes, feed.oversize) for feed, one in zip(feeds, wanted, strict=True))
-        size = max(1, min(expected, self._limits.answer_bytes, self._fetch_ceiling // 2))
-        await self._budget.reserve(size, ceiling=self._fetch_ceiling)
+        size = max(1, min(expected, self._limits.answer_bytes, self._budget.fetch_limit // 2))
+        await self._budget.reserve_fetch(size)
         return size
 
     def _deliver(
@@ -289,7 +288,7 @@ class Fetcher:
                 feed.served = lane.turn
             # A view keeps the whole answer in memory: copied unless the answer is this partition's alone.
             records = fetched.records if alone else memoryview(bytes(fetched.records))
-            self._budget.take(len(records))
+            self._budget.take_fetched(len(records))
             feed.accept(fetched, records, one.max_bytes)
 
     def _refuse(self, feed: Feed, code: int) -> None:
