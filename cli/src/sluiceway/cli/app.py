@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sluiceway.cli import dev
 from sluiceway.cli.commands import events, look, partitions, specs, workers
 from sluiceway.cli.connection import at_fleet
 from sluiceway.common.errors import Refused, SluicewayError, SpecInvalid
@@ -95,3 +96,4 @@ def version() -> None:
 
 for module in (specs, look, workers, partitions, events):
     module.register(app)
+app.add_typer(dev.app)

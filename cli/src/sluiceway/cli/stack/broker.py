@@ -1,6 +1,7 @@
 """The embedded Kafka-compatible broker: starts at once, needs no Java, and keeps everything in memory.
 
-What it holds is lost when it is killed. `kafka.py` has the real one.
+It writes what it holds when it is stopped in an orderly way; what it holds is lost when it is killed. `kafka.py` has
+the real one.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Server:
         self._given_directory = directory.absolute() if directory else None
         self._directory = self._given_directory
         self._given_ports = dict(ports or {})
-        self._ports: dict[str, int] = {}
+        self._ports = dict(self._given_ports) if set(self._given_ports) == set(self.port_names) else {}
         self._keep = keep
         self._detached = detached
         self._start_limit_s = start_limit_s
