@@ -84,6 +84,23 @@ def test_a_revision_that_touched_nothing_below_the_prefix_is_confirmed() -> None
     run_virtual(scenario())
 
 
+def test_a_key_that_came_and_went_before_a_confirmed_revision_never_shows_after_it() -> None:
+    async def scenario() -> None:
+        etcd = FakeEtcd(LoopClock())
+        async with following(Mirror(etcd, "/a/")) as mirror:
+            await mirror.wait_for(await etcd.put("/a/1", b"x"))
+            etcd.lagging = True
+            await etcd.put("/a/brief", b"x")
+            await etcd.delete("/a/brief")
+            await mirror.wait_for(etcd.keyspace.revision)
+            etcd.lagging = False
+            for _ in range(20):
+                await asyncio.sleep(0)
+                assert values(mirror) == {"/a/1": b"x"}
+
+    run_virtual(scenario())
+
+
 def test_confirming_goes_on_while_etcd_is_away() -> None:
     async def scenario() -> None:
         etcd = FakeEtcd(LoopClock())
