@@ -120,6 +120,7 @@ def busy(terminal: Terminal) -> Terminal:
     state = PipelineState(
         condition=Condition.DEGRADED, message="1 quarantined", partitions=2, leased=1, lag_records=1134, delivered=98
     )
+    asyncio.run(terminal.etcd.put(KEYS.leader, b"scheduler-1"))
     terminal.put(KEYS.worker("w1"), worker)
     terminal.put(
         KEYS.load("w1"), LoadReport(worker="w1", sequence=1, interval_s=5, cpu_s=2, partitions={str(FIRST): usage})
@@ -203,7 +204,7 @@ def test_a_dry_run_changes_nothing(busy: Terminal) -> None:
     before = busy.state()
     for command in (
         ["apply", "-f", str(ROOT / "examples")],
-        ["delete", "pipeline", "sales", "--forget"],
+        ["delete", "pipeline", "sales"],
         ["drain", "w1"],
         ["cordon", "w1"],
         ["retry", "sales"],
@@ -248,7 +249,12 @@ def test_what_is_used_is_not_deleted_and_what_is_deleted_keeps_its_progress(busy
     assert "its progress is kept" in busy.ok("delete", "pipeline", "sales")
     assert busy.keys(KEYS.progress_of_all) == [KEYS.progress(FIRST)]
     assert "continues from the progress" in busy.ok("apply", "-f", str(ROOT / "examples"))
-    busy.ok("delete", "pipelines", "sales", "--forget")
+    busy.ok("delete", "pipeline", "sales")
+    running = busy.run("delete", "pipeline", "sales", "--forget")
+    assert running.exit_code == 3
+    assert "it is running, and would write progress again" in running.stderr
+    asyncio.run(busy.etcd.delete(KEYS.lease(FIRST)))
+    assert "now its progress is forgotten" in busy.ok("delete", "pipelines", "sales", "--forget")
     assert busy.keys(KEYS.progress_of_all) + busy.keys(KEYS.failures) + busy.keys(KEYS.states) == []
     assert busy.ok("delete", "pipeline", "sales") == "nothing to change\n"
 
@@ -287,7 +293,12 @@ def test_every_kind_is_listed_in_every_form(busy: Terminal, terminal: Terminal, 
         assert yaml.safe_load(text)["items"]
     else:
         assert len(text.splitlines()) > 1
-        assert Terminal().ok("get", kind, "-o", form).startswith(("no", "nothing"))
+        assert Terminal().run("get", kind, "-o", form).stdout.startswith(("no", "nothing"))
+
+
+def test_without_a_leading_scheduler_the_list_says_so(busy: Terminal) -> None:
+    asyncio.run(busy.etcd.delete(KEYS.leader))
+    assert busy.run("get", "pipelines").stderr == "no scheduler is leading: conditions may be out of date\n"
 
 
 def test_a_worker_is_listed_with_what_it_uses_and_whether_it_is_cordoned(busy: Terminal) -> None:

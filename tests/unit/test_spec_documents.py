@@ -1,5 +1,6 @@
 """What specs say is read right; what is wrong is told all at once, each with its place."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sluiceway.common.specs.documents import Source, from_record, parse, to_reco
 from sluiceway.common.specs.models import Cluster, Pipeline, Topic
 from sluiceway.common.specs.references import SpecKey
 
+PIPELINE = "kind: Pipeline\nmetadata: {name: other}\nspec: {topics: [orders], sink: {url: URL}}\n"
 GOLDEN = Path(__file__).parent / "golden"
 GOOD = b"""\
 kind: Cluster
@@ -135,3 +137,24 @@ def test_a_record_that_this_version_can_not_read_is_named() -> None:
     record = SpecRecord(kind="Topic", name="t", hash="", document={"kind": "Topic", "spec": {"later": 1}})
     with pytest.raises(SpecInvalid, match="the applied Topic t can't be read by this version"):
         from_record(record)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://lake/a//b", "s3://lake/../b", "file:///./a", "file:////", "s3://lake/a*b", "file:///a{b}", "file:///a\tb"],
+)
+def test_a_place_with_two_names_or_a_pattern_is_refused(url: str) -> None:
+    (told,) = problems(PIPELINE.replace("URL", json.dumps(url)), applied_from(GOOD))
+    assert "spec.sink.url: the " in told
+
+
+@pytest.mark.parametrize(
+    ("url", "stored"),
+    [("s3://lake", "s3://lake"), ("s3://lake/", "s3://lake"), ("file:///a b/ü=1/", "file:///a b/ü=1")],
+)
+def test_a_place_is_stored_under_one_name(url: str, stored: str) -> None:
+    orders = SpecKey("Topic", "orders")
+    text = PIPELINE.replace("URL", json.dumps(url)).encode()
+    (document,) = parse([Source("a", text)], {orders: applied_from(GOOD)[orders]})
+    assert isinstance(document, Pipeline)
+    assert document.spec.sink.url == stored

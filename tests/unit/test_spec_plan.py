@@ -1,5 +1,7 @@
 """Plans say what changes, field by field, and refuse what would lose or repeat records."""
 
+from dataclasses import replace
+
 from sluiceway.common.specs.documents import Source, parse, to_record
 from sluiceway.common.specs.models import Document
 from sluiceway.common.specs.plan import Action, Applied, Current, FieldChange, Plan, plan
@@ -122,3 +124,21 @@ def test_a_successor_of_a_deleted_pipeline_must_fit_the_progress_it_left() -> No
     assert again.changes[0].note == "continues from the progress that an earlier spec of this name left"
     elsewhere = plan(current, documents(PIPELINE.replace("lake/sales", "lake/other"), current))
     assert [str(refusal.key) for refusal in elsewhere.refusals] == ["Pipeline sales"]
+
+
+def test_progress_is_forgotten_only_when_nobody_can_write_it_again() -> None:
+    sales = SpecKey("Pipeline", "sales")
+    running = having(ALL, PROGRESS)
+    assert [str(refusal.key) for refusal in plan(running, [], [sales], forget=True).refusals] == ["Pipeline sales"]
+    paused = having(ALL.replace("topics: [orders]", "topics: [orders], paused: true"), PROGRESS)
+    assert plan(paused, [], [sales], forget=True).refusals == ()
+    held = replace(paused, leased={"sales"})
+    assert [str(refusal.key) for refusal in plan(held, [], [sales], forget=True).refusals] == ["Pipeline sales"]
+
+
+def test_what_was_deleted_before_can_still_be_forgotten() -> None:
+    sales = SpecKey("Pipeline", "sales")
+    gone = Current(retired={sales: having(ALL).specs[sales].record}, progressed=PROGRESS)
+    assert plan(gone, [], [sales]).changes == ()
+    (change,) = plan(gone, [], [sales], forget=True).changes
+    assert (change.action, change.mod_revision) == (Action.DELETE, 0)

@@ -9,7 +9,7 @@ import typer
 
 from sluiceway.cli.connection import Fleet
 from sluiceway.cli.rendering.plans import as_lines
-from sluiceway.common.errors import Refused
+from sluiceway.common.errors import EtcdUnavailable, Refused
 from sluiceway.common.specs import store
 from sluiceway.common.specs.models import Document
 from sluiceway.common.specs.plan import Current, Plan, plan
@@ -60,6 +60,8 @@ async def change(
             if stale.applied:
                 raise Refused(f"{stale}; the rest is not: look at `sluiceway plan` and apply again") from stale
             continue
+        except EtcdUnavailable as error:
+            raise EtcdUnavailable(f"{error}; whether it took effect is not known: repeat it, that is safe") from error
         print_plan(made, done=True)
         return
     raise Refused(f"others changed specs during each of {_ATTEMPTS} attempts; nothing was applied: try again")

@@ -64,9 +64,9 @@ class Fleet:
         item = await self.etcd.get(key)
         return (decoded(kind, key, item.value), item.mod_revision) if item else (None, 0)
 
-    async def read_all(self, kind: type[RecordT], prefix: str) -> dict[str, RecordT]:
-        """The records below a prefix by the rest of their keys."""
-        listing = await self.etcd.list(prefix)
+    async def read_all(self, kind: type[RecordT], prefix: str, below: str = "") -> dict[str, RecordT]:
+        """The records below a prefix, or only those further `below`, by what follows the prefix in their keys."""
+        listing = await self.etcd.list(prefix + below)
         return {item.key.removeprefix(prefix): decoded(kind, item.key, item.value) for item in listing.items}
 
     async def act(self, key: str, revision: int, operations: list[Op], event: EventRecord) -> bool:

@@ -35,6 +35,7 @@ class Part(StrEnum):
     FAILURES = "failures"
     LOADS = "loads"
     EVENTS = "events"
+    LEADER = "leader"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class View:
     failures: Mapping[str, FailureRecord] = field(default_factory=dict)
     loads: Mapping[str, LoadReport] = field(default_factory=dict)
     events: Mapping[str, EventRecord] = field(default_factory=dict)
+    led: bool = True  # some scheduler is the leader
 
     def named(self, plural: str) -> dict[str, SpecRecord]:
         """The specs of one kind by name."""

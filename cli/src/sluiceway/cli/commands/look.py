@@ -47,7 +47,7 @@ class _Listing:
 
 
 _LISTINGS: Final = {
-    Listed.PIPELINES: _Listing({Part.SPECS, Part.STATES}, specs.pipelines),
+    Listed.PIPELINES: _Listing({Part.SPECS, Part.STATES, Part.LEADER}, specs.pipelines),
     Listed.TOPICS: _Listing({Part.SPECS}, specs.topics),
     Listed.CLUSTERS: _Listing({Part.SPECS}, specs.clusters),
     Listed.WORKERS: _Listing({Part.WORKERS, Part.CORDONS, Part.LEASES, Part.LOADS}, workers.workers),
@@ -87,13 +87,13 @@ def get(
       sluiceway get progress --pipeline sales -o json
     """
     listing = _LISTINGS[kind]
-    view = operator(context).run(lambda fleet: read_view(fleet, listing.parts))
+    view = operator(context).run(lambda fleet: read_view(fleet, listing.parts, pipeline))
     table = _chosen(listing.table(view), listing.name, names or [])
-    if pipeline is not None:
-        table = _where(table, lambda row: str(row.get("partition", "")).startswith(f"{pipeline}/"))
     if worker is not None:
         table = _where(table, lambda row: row.get("worker") == worker)
     print_table(table, output)
+    if not view.led and output in (Form.TABLE, Form.WIDE):
+        typer.echo("no scheduler is leading: conditions may be out of date", err=True)
 
 
 def describe(
@@ -112,7 +112,8 @@ def describe(
 
       sluiceway describe worker worker-1
     """
-    view = operator(context).run(lambda fleet: read_view(fleet, frozenset(Part)))
+    pipeline = name.partition("/")[0] if kind in (Described.PIPELINE, Described.PARTITION) else None
+    view = operator(context).run(lambda fleet: read_view(fleet, frozenset(Part), pipeline))
     try:
         description = _DESCRIPTIONS[kind](name, view)
     except descriptions.Unknown as error:

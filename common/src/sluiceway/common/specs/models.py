@@ -49,10 +49,17 @@ HostPort = Annotated[
 
 
 def _plain_path(url: str) -> str:
-    segments = url.partition("://")[2].rstrip("/").split("/")
-    if any(part in ("", ".", "..") for part in segments[1:]):
+    scheme, _, rest = url.partition("://")
+    first, *parts = rest.rstrip("/").split("/")
+    if scheme == "file" and not parts:
+        raise ValueError("the directory must lie below the root")
+    if any(part in ("", ".", "..") for part in parts):
         raise ValueError("the path must have no empty, `.` or `..` part: one place has one name")
-    return url.rstrip("/")
+    if any(not char.isprintable() or char in "*?[]{}\\" for char in rest):
+        raise ValueError(
+            "the path must have no control characters and none of *?[]{}\\: listings take those as patterns"
+        )
+    return f"{scheme}://{'/'.join([first, *parts])}"
 
 
 SinkUrl = Annotated[

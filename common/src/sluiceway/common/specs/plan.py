@@ -43,12 +43,13 @@ class Current:
     """What plans are made against.
 
     `progressed`: (pipeline, topic) pairs with progress or a lease. `retired`: the last specs of what was deleted while
-    its progress was kept.
+    its progress was kept. `leased`: pipelines of which a worker holds a partition.
     """
 
     specs: Mapping[SpecKey, Applied] = field(default_factory=dict)
     retired: Mapping[SpecKey, SpecRecord] = field(default_factory=dict)
     progressed: Set[tuple[str, str]] = frozenset()
+    leased: Set[str] = frozenset()
 
     def records(self) -> dict[SpecKey, SpecRecord]:
         return {key: applied.record for key, applied in self.specs.items()}
@@ -108,15 +109,16 @@ def plan(
     Args:
         wanted: checked documents; a name comes at most once.
         deleted: names that do not exist are ignored.
-        forget: progress goes with the deleted pipelines, so nothing restrains a successor.
+        forget: progress goes with the deleted pipelines, also with those deleted before, so nothing restrains a
+            successor.
     """
     writes = [_write(current, document) for document in wanted]
-    deletes = [_delete(current, key, forget=forget) for key in dict.fromkeys(deleted) if key in current.specs]
+    deletes = [change for key in dict.fromkeys(deleted) for change in _delete(current, key, forget=forget)]
     changes = (
         *sorted(writes, key=lambda change: (_ORDER[change.key.kind], change.key.name)),
         *sorted(deletes, key=lambda change: (-_ORDER[change.key.kind], change.key.name)),
     )
-    refusals = tuple(refusal for change in changes for refusal in _refusals(current, change, changes))
+    refusals = tuple(refusal for change in changes for refusal in _refusals(current, change, changes, forget=forget))
     return Plan(changes=changes, refusals=refusals, hash=_hash(changes, refusals))
 
 
@@ -132,12 +134,18 @@ def _write(current: Current, document: Document) -> Change:
     return Change(action=action, key=key, record=record, mod_revision=existing.mod_revision, fields=fields)
 
 
-def _delete(current: Current, key: SpecKey, *, forget: bool) -> Change:
-    existing = current.specs[key]
-    note = ""
-    if key.kind == "Pipeline" and _kept(current, key):
-        note = "its progress is forgotten" if forget else "its progress is kept: applied again, it continues there"
-    return Change(action=Action.DELETE, key=key, record=existing.record, mod_revision=existing.mod_revision, note=note)
+def _delete(current: Current, key: SpecKey, *, forget: bool) -> Iterator[Change]:
+    existing, retired = current.specs.get(key), current.retired.get(key)
+    pipeline = key.kind == "Pipeline"
+    if existing is not None:
+        note = ""
+        if pipeline and _kept(current, key):
+            note = "its progress is forgotten" if forget else "its progress is kept: applied again, it continues there"
+        revision = existing.mod_revision
+        yield Change(action=Action.DELETE, key=key, record=existing.record, mod_revision=revision, note=note)
+    elif retired is not None and pipeline and forget:
+        note = "it was deleted before; now its progress is forgotten"
+        yield Change(action=Action.DELETE, key=key, record=retired, note=note)
 
 
 def _kept(current: Current, key: SpecKey) -> bool:
@@ -162,9 +170,11 @@ def _differences(old: object, new: object, path: str = "") -> Iterator[FieldChan
         yield FieldChange(path=path, old=old, new=new)
 
 
-def _refusals(current: Current, change: Change, changes: Sequence[Change]) -> Iterator[Refusal]:
+def _refusals(current: Current, change: Change, changes: Sequence[Change], *, forget: bool) -> Iterator[Refusal]:
     if change.action is Action.DELETE:
         yield from _still_needed(current, change, changes)
+        if forget and change.key.kind == "Pipeline":
+            yield from _still_running(current, change)
     elif change.action is not Action.UNCHANGED and _kept(current, change.key):
         yield from _moved(current, change)
 
@@ -190,6 +200,19 @@ def _moved(current: Current, change: Change) -> Iterator[Refusal]:
             key=change.key,
             reason=f"pipelines have progress in offsets of {physical} on {cluster}, which mean nothing elsewhere",
             remedy="apply the other topic under a new name and add it to the pipelines",
+        )
+
+
+def _still_running(current: Current, change: Change) -> Iterator[Refusal]:
+    """A worker that goes on would write new progress after the old is forgotten."""
+    spec = change.record.document["spec"]
+    stopped = change.key not in current.specs or (isinstance(spec, Mapping) and bool(spec.get("paused")))
+    if change.key.name in current.leased or not stopped:
+        yield Refusal(
+            key=change.key,
+            reason="it is running, and would write progress again while that is forgotten",
+            remedy=f"`sluiceway pause {change.key.name}` first, and try again when "
+            f"`sluiceway get leases --pipeline {change.key.name}` shows none",
         )
 
 

@@ -53,10 +53,12 @@ class SinkPlace(NamedTuple):
     store: str
     path: str
 
-    def overlaps(self, other: SinkPlace) -> bool:
-        """One is the other, or lies below it."""
-        mine, theirs = self.path + "/", other.path + "/"
-        return self.store == other.store and (mine.startswith(theirs) or theirs.startswith(mine))
+    def around(self) -> Iterator[SinkPlace]:
+        """This place and every one that it lies in, down to the bucket or root."""
+        path = self.path
+        while not path.endswith(":/") and path:
+            yield SinkPlace(self.store, path)
+            path = path.rpartition("/")[0]
 
 
 def sink_place(spec: Mapping[str, object]) -> SinkPlace:
@@ -120,17 +122,34 @@ def _unknown(wanted: SpecKey, known: set[SpecKey]) -> str:
 def _shared_sinks(parsed: Sequence[Parsed], applied: Mapping[SpecKey, SpecRecord]) -> Iterator[Problem]:
     """Each pipeline against those before it and against those applied that this does not replace."""
     replaced = {each.key for each in parsed}
-    taken: list[tuple[str, SinkPlace]] = []
+    taken = _Taken()
     for key, record in sorted(applied.items()):
         spec = record.document.get("spec")
         if key.kind == "Pipeline" and key not in replaced and isinstance(spec, Mapping):
-            taken.append((f"the applied pipeline {key.name}", sink_place(spec)))
+            taken.add(sink_place(spec), f"the applied pipeline {key.name}")
     for each in parsed:
         if not isinstance(each.document, Pipeline):
             continue
         here = sink_place(each.document.spec.model_dump(mode="json"))
-        for owner, there in taken:
-            if here.overlaps(there):
-                said = f"expected a place of its own, found one that {owner} writes to as well ({there.path})"
-                yield Problem(each.place("spec", "sink", "url"), "spec.sink.url", said)
-        taken.append((f"the pipeline {each.key.name} ({each.node.place})", here))
+        if conflict := taken.conflict(here):
+            owner, there = conflict
+            said = f"expected a place of its own, found one that {owner} writes to as well ({there.path})"
+            yield Problem(each.place("spec", "sink", "url"), "spec.sink.url", said)
+        taken.add(here, f"the pipeline {each.key.name} ({each.node.place})")
+
+
+class _Taken:
+    """Places with their owners; finds whether one is, holds or lies in another without comparing all pairs."""
+
+    def __init__(self) -> None:
+        self._owners: dict[SinkPlace, tuple[str, SinkPlace]] = {}
+        self._inside: dict[SinkPlace, tuple[str, SinkPlace]] = {}
+
+    def add(self, place: SinkPlace, owner: str) -> None:
+        self._owners.setdefault(place, (owner, place))
+        for outer in place.around():
+            self._inside.setdefault(outer, (owner, place))
+
+    def conflict(self, place: SinkPlace) -> tuple[str, SinkPlace] | None:
+        found = (self._owners.get(outer) for outer in place.around())
+        return next((each for each in found if each), self._inside.get(place))

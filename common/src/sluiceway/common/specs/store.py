@@ -63,8 +63,14 @@ async def read(etcd: Etcd, keys: Keys, touched: Iterable[SpecKey]) -> Read:
     specs = await _specs(etcd, keys)
     retired = {key: applied.record for key, applied in (await _specs(etcd, keys, keys.retired)).items()}
     everything = {**retired, **{key: applied.record for key, applied in specs.items()}}
-    progressed = await _progressed(etcd, keys, _concerned(everything, frozenset(touched)))
-    current = Current(specs=specs, retired=retired, progressed=progressed)
+    concerned = _concerned(everything, frozenset(touched))
+    leased = await _topics_below(etcd, keys.leases, concerned)
+    current = Current(
+        specs=specs,
+        retired=retired,
+        progressed=leased | await _topics_below(etcd, keys.progress_of_all, concerned),
+        leased={pipeline for pipeline, _ in leased},
+    )
     return Read(current=current, guard=guard.mod_revision if guard else 0)
 
 
@@ -89,13 +95,13 @@ def _concerned(specs: dict[SpecKey, SpecRecord], touched: Set[SpecKey]) -> list[
     return sorted(pipelines)
 
 
-async def _progressed(etcd: Etcd, keys: Keys, pipelines: Sequence[str]) -> frozenset[tuple[str, str]]:
+async def _topics_below(etcd: Etcd, prefix: str, pipelines: Sequence[str]) -> frozenset[tuple[str, str]]:
+    """The (pipeline, topic) pairs of the partitions that have a key below the prefix."""
     found: set[tuple[str, str]] = set()
     for pipeline in pipelines:
-        for prefix in (keys.progress_of_all, keys.leases):
-            for item in (await etcd.list(f"{prefix}{pipeline}/")).items:
-                topic = item.key[len(prefix) + len(pipeline) + 1 :].partition("@")[0]
-                found.add((pipeline, topic))
+        below = f"{prefix}{pipeline}/"
+        for item in (await etcd.list(below)).items:
+            found.add((pipeline, item.key.removeprefix(below).partition("@")[0]))
     return frozenset(found)
 
 
@@ -144,7 +150,7 @@ def _step(keys: Keys, change: Change, number: int, author: Author, *, forget: bo
         operations: list[Op] = [Delete(here)]
         if forget and change.key.kind == "Pipeline":
             operations += _forgotten(keys, change.key.name, retired)
-        else:
+        elif change.key.kind != "Cluster":
             operations.append(Put(retired, encode(change.record)))
     else:
         record = msgspec.structs.replace(change.record, applied_at=author.at, applied_by=author.name)
