@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,3 +104,11 @@ def test_an_etcd_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     done = Shell("127.0.0.1:1", "f", tmp_path).run("get", "pipelines")
     assert done.returncode == 1
     assert "can't reach etcd at 127.0.0.1:1 (from the settings)" in done.stderr
+
+
+def test_an_etcd_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = Shell(endpoint, "f", tmp_path).run("get", "pipelines")
+    assert done.returncode == 1
+    assert f"can't reach etcd at {endpoint}" in done.stderr

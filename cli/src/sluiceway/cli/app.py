@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from sluiceway.cli import dev
 from sluiceway.cli.commands import events, look, partitions, specs, workers
 from sluiceway.cli.connection import at_fleet
+from sluiceway.cli.demo.command import demo
 from sluiceway.common.errors import Refused, SluicewayError, SpecInvalid
 
 _GLOBAL = ("--etcd", "--fleet")
@@ -97,3 +98,4 @@ def version() -> None:
 for module in (specs, look, workers, partitions, events):
     module.register(app)
 app.add_typer(dev.app)
+app.command()(demo)

@@ -7,15 +7,32 @@ Each service derives its own settings from `ServiceSettings`.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from sluiceway.common.errors import SpecInvalid
 from sluiceway.common.logs import Level
+
+
+def _listed(value: object) -> object:
+    """A list as people write it in the environment."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",")]
 
 
 class EtcdSettings(BaseModel):
@@ -23,7 +40,9 @@ class EtcdSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    endpoints: list[str] = Field(default=["127.0.0.1:2379"], min_length=1)
+    endpoints: Annotated[list[str], NoDecode, BeforeValidator(_listed)] = Field(
+        default=["127.0.0.1:2379"], min_length=1, description="`host:port`, separated by commas or as a JSON list"
+    )
     username: str | None = None
     password: str | None = None
     ca: str | None = Field(default=None, description="file:/path of the CA certificate")
@@ -72,6 +91,8 @@ def load(kind: type[SettingsT], **flags: Any) -> SettingsT:
     """
     try:
         return kind(**{name: value for name, value in flags.items() if value is not None})
+    except SettingsError as error:
+        raise SpecInvalid([f"settings can't be read: {error}: {error.__cause__}"]) from error
     except ValidationError as error:
         problems = [
             f"setting {'.'.join(map(str, e['loc']))} (SLUICEWAY_{'__'.join(map(str, e['loc'])).upper()}): {e['msg']}"
