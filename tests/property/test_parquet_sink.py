@@ -248,10 +248,10 @@ async def test_a_zombies_late_puts_change_nothing(late_landing_after: str) -> No
     world = World(records=20, dead=frozenset({5, 6}))
     zombie = await world.holder()
     await zombie.open()
-    world.store._faults = lambda operation, key: Fault.LATE if operation == "create" else None
+    world.store.faults = lambda operation, key: Fault.LATE if operation == "create" else None
     with pytest.raises(SinkUnavailable):
         await zombie.deliver(world.blocks(0, 20))
-    world.store._faults = lambda operation, key: None
+    world.store.faults = lambda operation, key: None
     if late_landing_after == "open":
         await (await world.holder()).open()
         world.store.land()
@@ -316,7 +316,7 @@ async def test_a_store_that_comes_back_within_patience_is_not_an_error() -> None
     world = World(records=12)
     sink = await world.holder()
     await sink.open()
-    world.store._faults = lambda operation, key: Fault.REFUSED if world.clock.now_s < 20 else None
+    world.store.faults = lambda operation, key: Fault.REFUSED if world.clock.now_s < 20 else None
     world.check_complete((await sink.deliver(world.blocks(0, 12))).progress)
 
 
@@ -324,13 +324,13 @@ async def test_after_patience_the_sink_is_unavailable_and_open_again_goes_on() -
     world = World(records=12)
     sink = await world.holder()
     await sink.open()
-    world.store._faults = lambda operation, key: Fault.REFUSED
+    world.store.faults = lambda operation, key: Fault.REFUSED
     with pytest.raises(SinkUnavailable):
         await sink.deliver(world.blocks(0, 12))
     assert 20 < world.clock.now_s <= 30
     with pytest.raises(RuntimeError, match="open"):
         await sink.skip(to=5, lost=5)
-    world.store._faults = lambda operation, key: None
+    world.store.faults = lambda operation, key: None
     assert (await sink.open()).next_offset == 0
     world.check_complete((await sink.deliver(world.blocks(0, 12))).progress)
 
@@ -408,7 +408,7 @@ async def _disorder(chance: random.Random) -> None:
         dead=frozenset(chance.sample(range(records), records // 4)),
         gaps=frozenset(chance.sample(range(records), records // 6)),
     )
-    world.store._faults = lambda operation, key: (
+    world.store.faults = lambda operation, key: (
         chance.choice([*Fault]) if operation == "create" and chance.random() < 0.3 else None
     )
     zombies: list[tuple[ParquetSink, int]] = []
@@ -430,7 +430,7 @@ async def _disorder(chance: random.Random) -> None:
             with pytest.raises((LeaseLost, RuntimeError, ValueError)):
                 await zombie.deliver(world.blocks(at, records))
         zombies.append((sink, 0))
-    world.store._faults = lambda operation, key: None
+    world.store.faults = lambda operation, key: None
     progress = await world.finish()
     world.store.land()
     world.check_complete(progress)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 METADATA_PREFIX: Final = "sluiceway-"
+PROBE_FOLDER: Final = "_probe"  # short-lived objects that find out what a store can do
 
 
 @dataclass(frozen=True, slots=True)

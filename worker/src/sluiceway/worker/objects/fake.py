@@ -30,13 +30,13 @@ class FakeStore:
     def __init__(self, *, faults: Faults | None = None, conditional: bool = True) -> None:
         self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.under_way: list[tuple[str, bytes, dict[str, str]]] = []
-        self._faults = faults or (lambda operation, key: None)
+        self.faults = faults or (lambda operation, key: None)
         self._conditional = conditional
         self._lock = threading.Lock()
 
     def create(self, key: str, body: bytes | memoryview, metadata: dict[str, str]) -> bool:
         """See ObjectStore."""
-        fault = self._faults("create", key)
+        fault = self.faults("create", key)
         if fault is Fault.REFUSED:
             raise SinkUnavailable(f"fault: {fault}")
         with self._lock:
@@ -84,6 +84,6 @@ class FakeStore:
         return True
 
     def _raise_fault(self, operation: str, key: str) -> None:
-        fault = self._faults(operation, key)
+        fault = self.faults(operation, key)
         if fault is not None:
             raise SinkUnavailable(f"fault: {fault}")

@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sluiceway.common.errors import SinkUnfit
-from sluiceway.worker.objects.api import METADATA_PREFIX, ObjectStore
+from sluiceway.worker.objects.api import METADATA_PREFIX, PROBE_FOLDER, ObjectStore
 
-PROBE_FOLDER: Final = "_probe"
 WRITER: Final = METADATA_PREFIX + "writer"
 
 

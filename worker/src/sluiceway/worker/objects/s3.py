@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CONNECT_TIMEOUT_S: Final = 5
-READ_TIMEOUT_S: Final = 60
+READ_TIMEOUT_S: Final = 30
 CONNECTIONS: Final = 32
 CONFLICT_TRIES: Final = 5
 

@@ -14,9 +14,9 @@ from typing import Final
 
 from sluiceway.common.errors import SpecInvalid
 from sluiceway.common.ids import PartitionId
+from sluiceway.worker.objects.api import PROBE_FOLDER
 
 DATA_FOLDER: Final = "data"
-PROBE_FOLDER: Final = "_probe"
 
 
 def data_key(partition: PartitionId, *, start: int, cut: str, number: int = 0) -> str:
