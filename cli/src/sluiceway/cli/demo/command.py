@@ -11,9 +11,6 @@ import orjson
 import typer
 from rich.console import Console
 
-from sluiceway.cli.demo.fleet import FleetOptions
-from sluiceway.cli.demo.report import print_summary
-from sluiceway.cli.demo.run import DATA, DemoOptions, run_demo
 from sluiceway.cli.stack.kafka_jars import kafka_available
 from sluiceway.common import logs
 from sluiceway.common.clock import SystemClock
@@ -80,6 +77,11 @@ def demo(
 
       sluiceway demo --input events.ndjson.gz --kill -o json
     """
+    # Imported here because every other command would wait for these libraries too.
+    from sluiceway.cli.demo.fleet import FleetOptions
+    from sluiceway.cli.demo.report import print_summary
+    from sluiceway.cli.demo.run import DemoOptions, run_demo
+
     if broker is Broker.KAFKA and (reason := kafka_available()):
         raise Refused(f"Apache Kafka can't be had: {reason}; try --broker embedded")
     fleet = FleetOptions(
@@ -114,7 +116,7 @@ def demo(
 def _folder(wanted: Path | None) -> Path:
     if wanted is None:
         return Path(tempfile.mkdtemp(prefix="sluiceway-demo-"))
-    if (wanted / "sink" / DATA).exists() or (wanted / "servers").exists():
+    if (wanted / "sink").exists() or (wanted / "servers").exists():
         raise Refused(f"{wanted} holds an earlier run: name another folder, or remove it")
     wanted.mkdir(parents=True, exist_ok=True)
     return wanted.absolute()

@@ -165,7 +165,14 @@ async def delivered(seen: Watching, ends: Mapping[tuple[str, int], int]) -> None
 
 
 async def kill_and_recover(
-    fleet: LocalFleet, seen: Watching, clock: Clock, *, after_records: int, partitions: int, say: Callable[[str], None]
+    fleet: LocalFleet,
+    seen: Watching,
+    poured: Poured,
+    clock: Clock,
+    *,
+    after_records: int,
+    partitions: int,
+    say: Callable[[str], None],
 ) -> Recovery:
     """Kills the worker with the most partitions while records flow; waits until others consume all of them.
 
@@ -185,8 +192,16 @@ async def kill_and_recover(
     killed_at = clock.monotonic()
     await asyncio.to_thread(fleet.workers[victim].kill)
     say(f"killed {victim} (kill -9) while it held {len(lost)} partitions")
+    waiting = dict(lost)
+
+    def all_back(view: FleetView) -> bool:
+        for p, token in lost.items():
+            if p in waiting and consumes(view, p, lost_by=token, end=poured.by_partition[p.topic, p.number]):
+                del waiting[p]
+        return not waiting
+
     await seen.until(
-        lambda view: all(consumes(view, p, lost_by=token) for p, token in lost.items()),
+        all_back,
         limit_s=fleet.options.session_ttl_s + _STALL_LIMIT_S,
         what=f"waiting for the partitions of {victim}",
     )

@@ -59,6 +59,7 @@ class _Fleet:
 def events(traffic: Traffic) -> Iterator[list[Generated]]:
     """All records in chunks, in order of time."""
     random = Random(traffic.seed)  # noqa: S311 (no secrets here)
+    oddities = Random(traffic.seed + 1)  # noqa: S311 (so that well-formed records don't depend on the malformed ones)
     fleet = _render_fleet(traffic, random)
     first, last = (round(share * traffic.records) for share in traffic.spike)
     for start in range(0, traffic.records, CHUNK):
@@ -66,9 +67,9 @@ def events(traffic: Traffic) -> Iterator[list[Generated]]:
         weights = fleet.spiking if first <= start < last else fleet.quiet
         chosen = random.choices(fleet.templates, cum_weights=weights, k=count)
         chunk = _fill(chosen, start, traffic)
-        for index in _rare(random, count, traffic.malformed_share):
+        for index in _rare(oddities, count, traffic.malformed_share):
             key, value, at_ms = chunk[index]
-            chunk[index] = (key, _deform(random, value or b""), at_ms)
+            chunk[index] = (key, _deform(oddities, value or b""), at_ms)
         yield chunk
 
 

@@ -129,6 +129,7 @@ async def _kill(
         measured.recovery = await kill_and_recover(
             fleet,
             seen,
+            measured.poured,
             clock,
             after_records=max(1, round(_KILL_AFTER * _total(streams))),
             partitions=len(_topics(streams, options)) * options.partitions,

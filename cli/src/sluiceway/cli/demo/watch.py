@@ -70,15 +70,15 @@ def behind(view: FleetView, pipeline: str, ends: Mapping[tuple[str, int], int]) 
     return sum(max(0, end - committed.get(source, 0)) for source, end in ends.items())
 
 
-def consumes(view: FleetView, partition: PartitionId, *, lost_by: int) -> bool:
+def consumes(view: FleetView, partition: PartitionId, *, lost_by: int, end: int) -> bool:
     """Whether a partition is consumed again after the holder of token `lost_by` was lost.
 
-    A later holder must report that it has fetched records, or that it has seen the end of the log and is there.
+    A later holder must run it and report that it has fetched records, unless all of them up to `end` are delivered.
     """
     holder, usage = view.holders.get(partition), view.usage(partition)
-    if holder is None or holder[1] <= lost_by or usage is None or usage.log_end < 0:
+    if holder is None or holder[1] <= lost_by or usage is None:
         return False
-    return usage.records > 0 or usage.position >= usage.log_end
+    return usage.records > 0 or (usage.state == "running" and view.next_offset(partition) >= end)
 
 
 @dataclass(slots=True)
