@@ -6,6 +6,7 @@ for one revision more than it wants: then etcd itself reports every compaction t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 from etcd3aio import _protobuf as pb
@@ -55,10 +56,9 @@ class WatchPosition:
             raise WatchRefused(response.cancel_reason or "etcd cancelled the watch")
         if response.created:
             return None
-        self._partial.extend(response.events)
-        if response.fragment:
+        whole = self._whole(response)
+        if response.fragment and not whole:
             return None
-        whole, self._partial = self._partial, []
         # Events don't vouch for the header's revision, only for their own; a progress notification does.
         revision = whole[-1].kv.mod_revision if whole else response.header.revision
         if revision < self.next_revision:
@@ -66,3 +66,12 @@ class WatchPosition:
         events = [event(each) for each in whole if each.kv.mod_revision >= self.next_revision]
         self.next_revision = revision + 1
         return WatchBatch(revision, events)
+
+    def _whole(self, response: Any) -> list[Any]:
+        """The events of the revisions that are complete; of a fragment's last revision more may follow."""
+        events = [*self._partial, *response.events]
+        cut = len(events)
+        if response.fragment and events:
+            cut = bisect_left(events, events[-1].kv.mod_revision, key=lambda each: each.kv.mod_revision)
+        self._partial = events[cut:]
+        return events[:cut]
