@@ -195,11 +195,11 @@ class TestS3:
         assert stored is not None
         assert Mark.parse(stored.metadata) == mark_of("w", ranges=0)
 
-    def test_a_missing_bucket_is_an_operators_problem(
+    def test_a_missing_bucket_is_an_operators_problem_and_is_not_made(
         self, object_store_server: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = open_store(s3_sink(object_store_server, "s3://no-such-bucket-here/x", monkeypatch))
-        for call in (lambda: put(store, "k", "w"), store.list, lambda: store.read("k"), lambda: store.head("k")):
+        for call in (lambda: probe(store, url="x"), store.list, lambda: store.read("k"), lambda: store.head("k")):
             with pytest.raises(AccessDenied, match=r"no-such-bucket-here.*does not exist: create it"):
                 call()
         close(store)

@@ -27,6 +27,7 @@ def probe(store: ObjectStore, *, url: str, racers: int = 4, rounds: int = 3) -> 
         SinkUnfit: not exactly one racer won, the winner's object was replaced, or its metadata was not kept.
         SinkUnavailable, AccessDenied: no answer.
     """
+    store.list(f"{PROBE_FOLDER}/")  # some stores make a missing bucket at the first put: a misspelt one is told here
     with ThreadPoolExecutor(racers, thread_name_prefix="probe") as threads:
         for _ in range(rounds):
             key = f"{PROBE_FOLDER}/{uuid.uuid4().hex}"
