@@ -27,10 +27,10 @@ from sluiceway.worker.decode.schema import (
 )
 from sluiceway.worker.decode.unify import unify
 
-NAMES = st.sampled_from(["a", "b", "c", "A", "user", "_offset", "_rescued", "é", '"q":', "back\\", "", "n\0l"])
+NAMES = st.sampled_from(["a", "b", "A", "user", "_offset", "_rescued", "é", '"q":', "back\\", "x:", "y ", "", "n\0l"])
 TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
-    st.sampled_from(['x":1,"a":2', " : ", "2020-01-01T00:00:00Z", "NaN", "5", "true", "}{", '\\":', "\\"]),
+    st.sampled_from(["::1", 'x":1,"a":2', " : ", "2020-01-01T00:00:00Z", "NaN", "5", "true", "}{", '\\":', "\\"]),
 )
 NUMBERS = st.one_of(
     st.integers(-5, 5),
@@ -102,6 +102,45 @@ def test_bad_records_among_good_ones_are_dead_letters_and_nothing_is_lost(values
     block, schema = decode(values, schema_of(merge_fields({}, fields, new_decoder().limits)))
     assert_delivered(values, block)
     assert decode(values, schema, general_decoder())[0].table.equals(block.table)
+
+
+def repeated_in(text: str | bytes) -> list[str]:
+    """Every object in a text that repeats a member, at whatever depth, as text."""
+    found: list[str] = []
+
+    def note(members: list[tuple[str, object]]) -> object:
+        if len(dict(members)) < len(members):
+            found.append(
+                json.dumps([member for member in members if [name for name, _ in members].count(member[0]) > 1])
+            )
+        return [[name, value] for name, value in members]
+
+    json.loads(text, object_pairs_hook=note)
+    return sorted(found)
+
+
+@st.composite
+def texts_with_repeats(draw: st.DrawFn, depth: int = 0) -> str:
+    """An object's text whose few names are often repeated, with white space in odd places."""
+    space = st.sampled_from(["", "", " ", "\n", "  "])
+    name = st.sampled_from(["a", "b", "x:", "q[", "\\", '"', "", " ", '":', "\\:"])
+    scalar = st.one_of(st.integers(0, 3), st.sampled_from(["::", ":", '":', '\\":', "", " :"])).map(json.dumps)
+    value = scalar if depth == 2 else st.one_of(scalar, scalar, texts_with_repeats(depth + 1))
+    members = [
+        f"{draw(space)}{json.dumps(draw(name))}{draw(space)}:{draw(space)}{draw(value)}"
+        for _ in range(draw(st.integers(0, 4)))
+    ]
+    return "{" + ",".join(members) + "}"
+
+
+@given(st.lists(texts_with_repeats(), min_size=1, max_size=3))
+@settings(max_examples=400, deadline=None)
+def test_a_repeated_member_is_never_lost(texts: list[str]) -> None:
+    values = [text.encode() for text in texts]
+    block, _ = decode(values)
+    assert_delivered(values, block)
+    for text, rescued in zip(texts, block.table["_rescued"].to_pylist(), strict=True):
+        assert repeated_in(text) == repeated_in(rescued or "{}")
 
 
 @given(STREAMS, st.lists(JUNK, max_size=1))

@@ -107,9 +107,14 @@ def test_repeated_members_are_rescued_with_every_value() -> None:
 
 
 def test_text_that_looks_like_members_is_only_text() -> None:
-    values = [b'{"a":"x\\":1, \\"a\\": 2","b":":"}', b'{"a":" : ","b":"\\\\\\":"}', b'{ "a" : "1" , "b"\n\t: "2" }']
+    values = [
+        b'{"a":"x\\":1, \\"a\\": 2","b":":"}',
+        b'{"a":" : ","b":"\\\\\\":"}',
+        b'{"a":"::1","b" : "::"}',
+        b'{ "a" : "1" , "b"\n\t: "2" }',
+    ]
     block, schema = decode(values)
-    assert rescued_of(block) == [None] * 3
+    assert rescued_of(block) == [None] * 4
     assert schema.fields == {"a": "string", "b": "string"}
     assert_delivered(values, block)
 

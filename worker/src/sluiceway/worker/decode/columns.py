@@ -14,8 +14,8 @@ from operator import itemgetter
 import pyarrow as pa
 
 from sluiceway.worker.decode.layout import Layout
-from sluiceway.worker.decode.parsing import Record, survey
-from sluiceway.worker.decode.plain import Cells, Tally, plain_array
+from sluiceway.worker.decode.parsing import Record, Seen, is_tricky, survey
+from sluiceway.worker.decode.plain import Cells, plain_array
 from sluiceway.worker.decode.schema import Fields, Type, merge
 from sluiceway.worker.decode.values import Misfit, Pairs, fit_to, infer, json_text
 
@@ -39,19 +39,16 @@ def gather(records: Sequence[Record]) -> Mapping[str, Cells]:
     return columns
 
 
-def plain_columns(columns: Mapping[str, Cells], layout: Layout) -> tuple[dict[str, pa.Array], Tally]:
+def plain_columns(columns: Mapping[str, Cells], layout: Layout) -> tuple[dict[str, pa.Array], Seen]:
     """The columns whose values all have the very type, and what was seen in all the columns on the way."""
-    arrays, tally = {}, Tally()
+    arrays, seen = {}, Seen(tricky=is_tricky(columns))
     for name, cells in columns.items():
-        kind = layout.fields.get(name)
-        seen = Tally()
-        array = None if kind is None else plain_array(cells, kind, layout.arrow.field(name).type, seen)
-        if array is None:
-            seen = _look_at(cells)
-        else:
+        kind, inside = layout.fields.get(name), Seen()
+        array = None if kind is None else plain_array(cells, kind, layout.arrow.field(name).type, inside)
+        if array is not None:
             arrays[name] = array
-        tally.add(seen)
-    return arrays, tally
+        seen.add(_look_at(cells) if array is None else inside)
+    return arrays, seen
 
 
 def fill(
@@ -109,12 +106,12 @@ def rescued_column(rescued: Rescued, rows: int) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
-def _look_at(cells: Cells) -> Tally:
-    seen = Tally()
+def _look_at(cells: Cells) -> Seen:
+    seen = Seen()
     if set(map(type, cells)) & {dict, list, float}:
         for cell in cells:
             if type(cell) in (dict, list, float):
-                seen.add_survey(*survey(cell))
+                seen.add(survey(cell))
     return seen
 
 

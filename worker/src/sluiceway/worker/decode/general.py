@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from sluiceway.worker.decode.columns import Columns, Rescued, fill, gather, plain_columns
 from sluiceway.worker.decode.layout import Layout
-from sluiceway.worker.decode.parsing import Record, Rejected, names_at_most, parse, parse_exact, suspects
-from sluiceway.worker.decode.plain import Tally
+from sluiceway.worker.decode.parsing import Record, Rejected, parse, parse_exact, suspects
 from sluiceway.worker.decode.schema import Fields
 
 
@@ -50,7 +49,9 @@ def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) 
     rows = _parsed(values, max_record_bytes, rejected)
     columns = gather(rows.records)
     plain, seen = plain_columns(columns, layout)
-    if not _surely_whole(rows, seen) and (odd := suspects(rows.values, rows.records)):
+    seen.members += sum(map(len, rows.records))
+    seen.depth += 1
+    if not seen.surely_whole(rows.values) and (odd := suspects(rows.values, rows.records)):
         rows = _parsed_again(rows, odd, rejected)
         columns = gather(rows.records)
         plain, _ = plain_columns(columns, layout)
@@ -69,12 +70,6 @@ def _parsed(values: Sequence[bytes | None], max_record_bytes: int, rejected: dic
         except Rejected as why:
             rejected[index] = why
     return rows
-
-
-def _surely_whole(rows: _Rows, seen: Tally) -> bool:
-    """Whether no member was repeated, no digit lost, and nothing nests too deeply, in any of the records."""
-    members = seen.members + sum(map(len, rows.records))
-    return seen.exact and names_at_most(rows.values) == members
 
 
 def _parsed_again(rows: _Rows, odd: set[int], rejected: dict[int, Rejected]) -> _Rows:

@@ -1,8 +1,8 @@
 """Bytes to JSON objects, with a stable code for each way in which a record can't be one.
 
 Role: the parser of the general path. orjson is fast and strict, but keeps only the last of repeated members and turns
-integers beyond 64 bits into doubles. `names_at_most` and `survey` prove cheaply that neither happened in a block; where
-they can't, `suspects` finds the records and `parse_exact` reads them again with every member and digit. Neighbours:
+integers beyond 64 bits into doubles. `Seen.surely_whole` proves cheaply that neither happened in a block; where
+it can't, `suspects` finds the records and `parse_exact` reads them again with every member and digit. Neighbours:
 `columns`, `json_records`. Pure.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +21,13 @@ import orjson
 from sluiceway.worker.decode.values import BIG_FLOAT, MAX_DEPTH, Pairs
 
 Record = dict[str, object]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Indexes = np.ndarray[Any, np.dtype[np.intp]]
 
 _COLON, _QUOTE, _BACKSLASH, _SPACE = b':"\\ '
-_MEMBER: Final = re.compile(rb'"[ \t\r\n]*:')
+_MAX_STEPS: Final = 64
+_BEFORE_OPENING: Final = frozenset(":,[{ ")
+_MAY_OPEN = np.isin(np.arange(256), [ord(sign) for sign in _BEFORE_OPENING])
 _REASONS = (
     ("depth limit", "too_deep"),
     ("infinity", "number_out_of_range"),
@@ -71,7 +76,7 @@ def parse_exact(value: bytes) -> tuple[Record, list[tuple[str, object]]]:
         record = json.loads(value, object_pairs_hook=_pairs)
     except RecursionError:
         raise _too_deep() from None
-    if survey(record)[1] > MAX_DEPTH:
+    if survey(record).depth > MAX_DEPTH:
         raise _too_deep()
     if type(record) is dict:
         return record, []
@@ -80,61 +85,101 @@ def parse_exact(value: bytes) -> tuple[Record, list[tuple[str, object]]]:
     return once, [(name, member) for name, member in record if counts[name] > 1]
 
 
+@dataclass(slots=True)
+class Seen:
+    """What was seen in parsed values: members of all objects, levels of nesting, whether all numbers are surely exact,
+    and whether a name ends in a way that makes its closing quote look like an opening one."""
+
+    members: int = 0
+    depth: int = 0
+    exact: bool = True
+    tricky: bool = False
+
+    def add(self, other: Seen) -> None:
+        self.members += other.members
+        self.depth = max(self.depth, other.depth)
+        self.exact = self.exact and other.exact
+        self.tricky = self.tricky or other.tricky
+
+    def surely_whole(self, values: Sequence[bytes]) -> bool:
+        """Whether no member was repeated, no digit lost, and nothing nests too deeply, in records with these texts."""
+        return self.exact and self.depth <= MAX_DEPTH and _names_at_most(values, self.tricky) == self.members
+
+
 def suspects(values: Sequence[bytes], records: Sequence[Record]) -> set[int]:
     """Indexes of the records that must be read again by `parse_exact`: all in which something may be lost, and more."""
-    found = set()
-    for index, (value, record) in enumerate(zip(values, records, strict=True)):
-        members, depth, exact = survey(record)
-        if not exact or depth > MAX_DEPTH or len(_MEMBER.findall(value)) != members:
-            found.add(index)
-    return found
+    pairs = enumerate(zip(values, records, strict=True))
+    return {index for index, (value, record) in pairs if not survey(record).surely_whole([value])}
 
 
-def names_at_most(values: Sequence[bytes]) -> int:
-    """How many members all these records have in their text, or some more.
-
-    A member's name ends with a quote, white space and a colon. So when the parsed objects have as many members as
-    this, none was repeated. Counted are colons after a quote that no backslash escapes, or after two white spaces.
-    """
-    text = np.frombuffer(b"\n".join(values), np.uint8)
-    colons = np.flatnonzero(text == _COLON)
-    before = text[colons - 1]
-    after_space = text[colons[before <= _SPACE] - 2]
-    spaced = np.count_nonzero((after_space == _QUOTE) | (after_space <= _SPACE))
-    return int(spaced) + _unescaped(text, colons[before == _QUOTE] - 1)
-
-
-def _unescaped(text: np.ndarray[Any, np.dtype[np.uint8]], quotes: np.ndarray[Any, np.dtype[np.intp]]) -> int:
-    """How many of the quotes have an even number of backslashes before them."""
-    count, left, even = 0, quotes, True
-    while len(left):
-        left = left - 1
-        escaped = text[left] == _BACKSLASH
-        count += int(np.count_nonzero(~escaped)) if even else 0
-        left, even = left[escaped], not even
-    return count
-
-
-def survey(value: object) -> tuple[int, int, bool]:
-    """Members of all objects in a value, levels of nesting, and whether all its numbers are surely exact."""
-    members, depth, exact = 0, 0, True
+def survey(value: object) -> Seen:
+    """What there is in a value."""
+    seen = Seen()
     level: list[Any] = [value]
     while level:
         below: list[Any] = []
         for item in level:
             kind = type(item)
             if kind is dict:
-                members += len(item)
+                seen.members += len(item)
+                seen.tricky = seen.tricky or is_tricky(item)
                 below.extend(item.values())
             elif kind is list:
                 below.extend(item)
             elif kind is Pairs:
                 below.extend(member for _, member in item)
             elif kind is float and not -BIG_FLOAT < item < BIG_FLOAT:
-                exact = False
-        depth += 1
+                seen.exact = False
+        if below:
+            seen.depth += 1
         level = below
-    return members, depth - 1, exact
+    return seen
+
+
+def is_tricky(names: Iterable[str]) -> bool:
+    """Whether a name ends with a sign that else only stands before an opening quote."""
+    return any(name[-1:] in _BEFORE_OPENING for name in names)
+
+
+def _names_at_most(values: Sequence[bytes], tricky: bool) -> int:
+    """How many members all these records have in their text, or some more.
+
+    A member's name ends with a quote, maybe white space, and a colon. So when the parsed objects have as many members
+    as this, none was repeated: a repeated one has the name of a parsed one. Left out are escaped quotes and, unless the
+    names are tricky, opening quotes, as in `"address":"::1"`. What is still counted too much is harmless.
+    """
+    text = np.frombuffer(b"\n".join(values), np.uint8)
+    before = np.flatnonzero(text == _COLON) - 1
+    before, undecided = _step_back(text, before, before[text[before] <= _SPACE])
+    quotes = before[text[before] == _QUOTE]
+    if not tricky:
+        quotes = quotes[~_MAY_OPEN[text[quotes - 1]]]
+    return _unescaped(text, quotes) + undecided
+
+
+def _step_back(text: Bytes, found: Indexes, spaces: Indexes) -> tuple[Indexes, int]:
+    """The places in `found`, and the places before each run of white space that ends in `spaces`."""
+    for _ in range(_MAX_STEPS):
+        if not len(spaces):
+            break
+        spaces = spaces - 1
+        found = np.concatenate([found, spaces])
+        spaces = spaces[text[spaces] <= _SPACE]
+    return found, len(spaces)
+
+
+def _unescaped(text: Bytes, quotes: Indexes) -> int:
+    """How many of the quotes have an even number of backslashes before them, or too many to count."""
+    count, left = 0, quotes
+    for step in range(_MAX_STEPS):
+        left = left - 1
+        escaped = text[left] == _BACKSLASH
+        if step % 2 == 0:
+            count += int(np.count_nonzero(~escaped))
+        left = left[escaped]
+        if not len(left):
+            break
+    return count + len(left)
 
 
 def _pairs(members: list[tuple[str, object]]) -> Record | Pairs:

@@ -7,15 +7,15 @@ prove that no member was repeated and no digit lost. Neighbours: `columns`. Pure
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from sluiceway.worker.decode.parsing import Seen, is_tricky
 from sluiceway.worker.decode.schema import ListType, StructType, Type
-from sluiceway.worker.decode.values import BIG_FLOAT, EXACT_FLOAT, MAX_DEPTH
+from sluiceway.worker.decode.values import BIG_FLOAT, EXACT_FLOAT
 
 Cells = Sequence[Any]
 
@@ -28,30 +28,14 @@ _KINDS: Final[dict[Type, frozenset[type]]] = {
 }
 
 
-@dataclass(slots=True)
-class Tally:
-    """What was seen: members of nested objects, and whether numbers are surely exact and no nesting is too deep."""
-
-    members: int = 0
-    exact: bool = True
-
-    def add(self, other: Tally) -> None:
-        self.members += other.members
-        self.exact = self.exact and other.exact
-
-    def add_survey(self, members: int, depth: int, exact: bool) -> None:
-        self.members += members
-        self.exact = self.exact and exact and depth < MAX_DEPTH
-
-
-def plain_array(cells: Cells, kind: Type, arrow: pa.DataType, tally: Tally) -> pa.Array | None:
-    """The column, or None where some value must be looked at; then the tally is worth nothing."""
+def plain_array(cells: Cells, kind: Type, arrow: pa.DataType, seen: Seen) -> pa.Array | None:
+    """The column, or None where some value must be looked at; then `seen` is worth nothing."""
     found = set(map(type, cells))
     if isinstance(kind, StructType):
-        return _struct(cells, kind, arrow, tally) if found <= {dict, _NONE} else None
+        return _struct(cells, kind, arrow, seen) if found <= {dict, _NONE} else None
     if isinstance(kind, ListType):
-        return _list(cells, kind, arrow, tally) if found <= {list, _NONE} else None
-    if not found <= _KINDS[kind] or (kind == "float64" and not _floats_fit(cells, found, tally)):
+        return _list(cells, kind, arrow, seen) if found <= {list, _NONE} else None
+    if not found <= _KINDS[kind] or (kind == "float64" and not _floats_fit(cells, found, seen)):
         return None
     try:
         return pa.array(cells, arrow)
@@ -59,35 +43,36 @@ def plain_array(cells: Cells, kind: Type, arrow: pa.DataType, tally: Tally) -> p
         return None
 
 
-def _floats_fit(cells: Cells, found: set[type], tally: Tally) -> bool:
+def _floats_fit(cells: Cells, found: set[type], seen: Seen) -> bool:
     if int in found and any(type(cell) is int and not -EXACT_FLOAT <= cell <= EXACT_FLOAT for cell in cells):
         return False
     if any(type(cell) is float and not -BIG_FLOAT < cell < BIG_FLOAT for cell in cells):
-        tally.exact = False
+        seen.exact = False
     return True
 
 
-def _struct(cells: Cells, kind: StructType, arrow: pa.DataType, tally: Tally) -> pa.Array | None:
+def _struct(cells: Cells, kind: StructType, arrow: pa.DataType, seen: Seen) -> pa.Array | None:
     missing = None in cells
     objects = [cell or {} for cell in cells] if missing else cells
     members = sum(map(len, objects))
     arrays, known = [], 0
     for (name, item), field in zip(kind.fields, arrow, strict=True):
         known += sum(name in member for member in objects)
-        array = plain_array([member.get(name) for member in objects], item, field.type, tally)
+        array = plain_array([member.get(name) for member in objects], item, field.type, seen)
         if array is None:
             return None
         arrays.append(array)
     if known != members:
         return None  # some member has no place in the struct
-    tally.members += members
+    seen.members += members
+    seen.tricky = seen.tricky or is_tricky(name for name, _ in kind.fields)
     mask = pa.array([cell is None for cell in cells]) if missing else None
     return pa.StructArray.from_arrays(arrays, fields=list(arrow), mask=mask)
 
 
-def _list(cells: Cells, kind: ListType, arrow: pa.DataType, tally: Tally) -> pa.Array | None:
+def _list(cells: Cells, kind: ListType, arrow: pa.DataType, seen: Seen) -> pa.Array | None:
     lists = [cell or () for cell in cells] if None in cells else cells
-    items = plain_array(list(chain.from_iterable(lists)), kind.item, arrow.value_type, tally)
+    items = plain_array(list(chain.from_iterable(lists)), kind.item, arrow.value_type, seen)
     if items is None:
         return None
     ends = np.zeros(len(cells) + 1, np.int32)
