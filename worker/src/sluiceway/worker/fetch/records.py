@@ -25,7 +25,7 @@ _MAGIC_AT = 16
 _TRANSACTIONAL = 0x10
 _CONTROL = 0x20
 _FIRST_CHUNK = 16  # records; what they measure sizes the next chunk
-_LARGEST_CHUNK = 8192
+_LARGEST_CHUNK = 128  # fewer than what lets the garbage collector run while they are turned into columns
 _RECORD_OVERHEAD_BYTES = 32  # so that many empty records also fill a block
 
 
