@@ -477,5 +477,10 @@ class Fetcher:
         self._tasks.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        for feed in self._feeds.values():
+        feeds = self._feeds
+        for key, lane in self._lanes.items():
+            if lane.task is task:
+                feeds = self._lanes.pop(key).feeds
+                break
+        for feed in feeds.values():
             feed.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sluiceway.common.kafka import TopicPartition
+from sluiceway.common.kafka.protocol import TopicPartition
 
 SHARED: Final = "shared"
 
