@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from sluiceway.cli.demo.kinds import COUNTER, EVENT_KINDS
+from sluiceway.cli.demo.kinds import CHANGING, COUNTER, EVENT_KINDS
 
 Generated = tuple[bytes, bytes | None, int]
 """Key, value, timestamp in milliseconds."""
@@ -41,6 +41,7 @@ class Traffic:
     spike: tuple[float, float] = (0.4, 0.6)  # from and to, as shares of the records
     spike_factor: int = 10
     malformed_share: float = 0.001
+    steady_types: bool = False  # give every field one type, as readers with one schema a file need it
 
 
 class _Template(NamedTuple):
@@ -97,33 +98,39 @@ def _render_fleet(traffic: Traffic, random: Random) -> _Fleet:
     quiet: list[float] = []
     spiking: list[float] = []
     for number, size in enumerate(sizes):
-        own = _render_tenant(f"tenant-{number:03d}", max(2, round(100 * size)), random)
+        own = _render_tenant(f"tenant-{number:03d}", max(2, round(100 * size)), random, traffic.steady_types)
         templates += own
         quiet += [size / len(own)] * len(own)
         spiking += [size * (traffic.spike_factor if number == spiking_tenant else 1) / len(own)] * len(own)
     return _Fleet(templates=templates, quiet=list(accumulate(quiet)), spiking=list(accumulate(spiking)))
 
 
-def _render_tenant(tenant: str, hosts: int, random: Random) -> list[_Template]:
+def _render_tenant(tenant: str, hosts: int, random: Random, steady: bool) -> list[_Template]:
     kinds = list(EVENT_KINDS)
     shares = [share for share, _ in EVENT_KINDS.values()]
     return [
-        _render(tenant, f"host-{host:03d}.{tenant}.example", kind, random)
+        _render(tenant, f"host-{host:03d}.{tenant}.example", kind, random, steady)
         for host in range(hosts)
         for kind in random.choices(kinds, shares, k=16)
     ]
 
 
-def _render(tenant: str, host: str, kind: str, random: Random) -> _Template:
-    epoch = kind in ("network_flow", "dns")
+def _render(tenant: str, host: str, kind: str, random: Random, steady: bool) -> _Template:
+    epoch = kind in ("network_flow", "dns") and not steady
     fields = EVENT_KINDS[kind][1](random)
+    if steady:
+        fields = {f"{kind}_{name}": _text(value) if name in CHANGING else value for name, value in fields.items()}
     document = {"ts": "@TS@", "id": "@ID@", "tenant": tenant, "host": host, "kind": kind, **fields}
     text = orjson.dumps(document).replace(b"%", b"%%").replace(b"@ID@", b"%016x")
     text = text.replace(b'"@TS@"', b"%b.%03d" if epoch else b'"%b.%03dZ"')
     # In one of eight hosts' templates the counter arrives as text, as from another version of an agent.
-    counter = b'"%d"' if random.random() < 0.125 else b"%d"
+    counter = b'"%d"' if random.random() < 0.125 and not steady else b"%d"
     text = text.replace(b'"' + COUNTER.encode() + b'"', counter)
     return _Template(host.encode(), text, epoch)
+
+
+def _text(value: object) -> object:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _rare(random: Random, count: int, share: float) -> list[int]:

@@ -16,6 +16,9 @@ Fields = dict[str, object]
 
 COUNTER: Final = "@COUNTER@"  # replaced by a number that differs in every event
 
+CHANGING: Final = frozenset({"qtype", "result", "value", "severity", "detail", "entropy"})
+"""Fields whose type differs between events of one kind."""
+
 _USERS = ("SYSTEM", "alice", "bjørn", "carol.méndez", "svc-backup", "svc-deploy", "root", "田中", "nobody", "admin")
 _IMAGES = (
     r"C:\Windows\System32\svchost.exe",
