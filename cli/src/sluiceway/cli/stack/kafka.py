@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sluiceway.cli.stack.kafka_jars import fetch_jars, java_binary
+from sluiceway.cli.stack.jars import fetch_jars, java_binary
 from sluiceway.cli.stack.kafka_protocol import known_brokers
 from sluiceway.cli.stack.ports import LOOPBACK, free_ports
 from sluiceway.cli.stack.process import Server, ServerFailed
