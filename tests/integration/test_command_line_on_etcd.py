@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,11 +33,9 @@ class Shell:
         self.endpoint, self.fleet, self.directory = endpoint, fleet, directory
 
     def run(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
-        settings = {"SLUICEWAY_ETCD__ENDPOINTS": json.dumps([self.endpoint]), "SLUICEWAY_FLEET": self.fleet}
         return subprocess.run(
             [COMMAND, *args],
-            env=kept | settings,
+            env=self._environment(),
             cwd=self.directory,
             input=stdin,
             capture_output=True,
@@ -44,6 +43,15 @@ class Shell:
             timeout=60,
             check=False,
         )
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [COMMAND, *args], env=self._environment(), cwd=self.directory, stdout=subprocess.PIPE, text=True
+        )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
+        return kept | {"SLUICEWAY_ETCD__ENDPOINTS": self.endpoint, "SLUICEWAY_FLEET": self.fleet}
 
     def ok(self, *args: str, stdin: str = "") -> str:
         done = self.run(*args, stdin=stdin)
@@ -112,3 +120,14 @@ def test_an_etcd_that_never_answers_is_given_up(tmp_path: Path) -> None:
         done = Shell(endpoint, "f", tmp_path).run("get", "pipelines")
     assert done.returncode == 1
     assert f"can't reach etcd at {endpoint}" in done.stderr
+
+
+def test_following_events_shows_what_happens_one_line_each(shell: Shell) -> None:
+    shell.ok("apply", "-f", str(ROOT / "examples"))
+    with shell.start("events", "pipeline/sales", "--follow", "-o", "json") as following:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["action"] == "created"
+        shell.ok("pause", "sales")
+        assert json.loads(following.stdout.readline())["reason"] == "spec.paused: false → true"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(30) == 0

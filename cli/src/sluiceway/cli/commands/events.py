@@ -31,7 +31,7 @@ def events(
 ) -> None:
     """Show what operators did and schedulers decided, oldest first.
 
-    With --follow each new event is one line (of JSON with -o json).
+    With --follow each event is one line (of JSON with -o json).
 
     [bold]Examples[/bold]
 
@@ -43,9 +43,13 @@ def events(
     """
 
     async def act(fleet: Fleet) -> None:
-        revision = await _past(fleet, subject, last, output)
-        if follow:
-            await _follow(fleet, subject, output, revision + 1)
+        past, revision = await _past(fleet, subject, last)
+        if not follow:
+            print_table(rendering.events(past), output)
+            return
+        for record in past:
+            _print_line(record, output)
+        await _follow(fleet, subject, output, revision + 1)
 
     try:
         operator(context).run(act)
@@ -53,12 +57,11 @@ def events(
         raise typer.Exit(0) from None
 
 
-async def _past(fleet: Fleet, subject: str | None, last: int, output: Form) -> int:
+async def _past(fleet: Fleet, subject: str | None, last: int) -> tuple[list[EventRecord], int]:
     listing = await fleet.etcd.list(fleet.keys.events)
     records = {item.key: decoded(EventRecord, item.key, item.value) for item in listing.items}
     chosen = _about(subject, records)
-    print_table(rendering.events(chosen[-last:] if last else []), output)
-    return listing.revision
+    return (chosen[-last:] if last else []), listing.revision
 
 
 def _about(subject: str | None, records: dict[str, EventRecord]) -> list[EventRecord]:
