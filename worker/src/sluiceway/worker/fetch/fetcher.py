@@ -9,50 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from sluiceway.common.errors import OffsetOutOfRange, SluicewayError, SourceUnavailable
 from sluiceway.common.kafka import Leader, TopicLayout, TopicPartition, failures
-from sluiceway.common.kafka.protocol import EpochAsked, EpochEnd, Fetched, FetchRequest, Wanted
-from sluiceway.common.kafka.wire import NO_UUID, Request
+from sluiceway.common.kafka.protocol import EpochAsked, Fetched, FetchRequest, Wanted
+from sluiceway.common.kafka.wire import NO_UUID
 from sluiceway.worker.budget import ByteBudget
+from sluiceway.worker.fetch.cluster import Cluster
 from sluiceway.worker.fetch.feed import Feed
-from sluiceway.worker.fetch.lanes import Candidate, LanePolicy, asks, backoff_s, hot_partitions, lane_name
-
-AnswerT = TypeVar("AnswerT")
-
-
-class Cluster(Protocol):
-    """What fetching needs of a cluster; see `sluiceway.common.kafka.KafkaCluster`."""
-
-    async def describe(self, topics: Iterable[str]) -> dict[str, TopicLayout | SluicewayError]: ...
-
-    async def offsets(
-        self, partitions: Iterable[TopicPartition], *, committed: bool = True
-    ) -> dict[TopicPartition, tuple[int, int] | SluicewayError]: ...
-
-    async def epoch_ends(
-        self, node: int, asked: Sequence[EpochAsked], *, lane: str = ""
-    ) -> dict[TopicPartition, EpochEnd]: ...
-
-    async def send(self, node: int, request: Request[AnswerT], *, lane: str = "") -> AnswerT: ...
-
-    async def close_lane(self, node: int, lane: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchLimits:
-    """Sizes in bytes, times in seconds."""
-
-    buffer_bytes: int = 4 * 2**20  # fetched and not taken, a partition
-    partition_bytes: int = 2**20  # asked for at once, a partition in the shared lane
-    answer_bytes: int = 8 * 2**20  # asked for at once, a lane
-    block_bytes: int = 4 * 2**20  # decoded at once, a partition
-    min_bytes: int = 2**14  # an answer waits for this much, so that trickles don't cost a request a record,
-    max_wait_s: float = 0.25  # but no longer than this; a partition that joins a lane waits no longer either
-    refresh_s: float = 60.0  # leaders and topic ids are asked for again at least this often
-    balance_s: float = 2.0  # how often partitions may change lanes
+from sluiceway.worker.fetch.lanes import Candidate, FetchLimits, LanePolicy, asks, backoff_s, hot_partitions, lane_name
 
 
 class _Lane:

@@ -16,6 +16,20 @@ SHARED: Final = "shared"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """Sizes in bytes, times in seconds."""
+
+    buffer_bytes: int = 4 * 2**20  # fetched and not taken, a partition
+    partition_bytes: int = 2**20  # asked for at once, a partition in the shared lane
+    answer_bytes: int = 8 * 2**20  # asked for at once, a lane
+    block_bytes: int = 4 * 2**20  # decoded at once, a partition
+    min_bytes: int = 2**14  # an answer waits for this much, so that trickles don't cost a request a record,
+    max_wait_s: float = 0.25  # but no longer than this; a partition that joins a lane waits no longer either
+    refresh_s: float = 60.0  # leaders and topic ids are asked for again at least this often
+    balance_s: float = 2.0  # how often partitions may change lanes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LanePolicy:
     """When a partition gets its own lane; the gap between the two rates keeps it from going back and forth."""
 
