@@ -25,12 +25,13 @@ DATA: Final = "data"
 DEAD_LETTERS: Final = "_dead_letters"
 _EVENT_RATE: Final = 20_000  # records per second of event time
 _KILL_AFTER: Final = 0.1  # of all records, delivered
+_COMPARE: Final = 200_000  # records whose values are compared, at least, where there are as many
 _BRAKE_AFTER: Final = 0.5  # of all records, poured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What to run. `compare_every`: compare the values of every so-manieth record; 0 for none."""
+    """What to run. `compare_every`: compare the values of every so-manieth record, 0: of none, None: of enough."""
 
     fleet: FleetOptions
     inputs: tuple[Path, ...] = ()
@@ -40,7 +41,7 @@ class DemoOptions:
     kill: bool = False
     seed: int = 0
     max_age_s: float = 3.0
-    compare_every: int = 1
+    compare_every: int | None = None
     keep: bool = False
 
 
@@ -164,7 +165,10 @@ def _verify(fleet: LocalFleet, streams: list[Stream], options: DemoOptions) -> t
     folder = fleet.export()
     sink = index_sink((folder / DATA).rglob("*.parquet"), (folder / DEAD_LETTERS).rglob("*.parquet"))
     topics = _topics(streams, options)
-    return sink, asyncio.run(verify(fleet.stack.bootstrap, topics, sink, every=options.compare_every))
+    every = options.compare_every
+    if every is None:
+        every = max(1, _total(streams) // _COMPARE)
+    return sink, asyncio.run(verify(fleet.stack.bootstrap, topics, sink, every=every))
 
 
 def _report(
