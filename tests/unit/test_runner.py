@@ -18,7 +18,7 @@ from sluiceway.common.ids import PartitionId
 from sluiceway.common.keys import Keys
 from sluiceway.common.records import LeaseRecord, ProgressRecord, decode, encode
 from sluiceway.common.specs.models import PipelineSpec
-from sluiceway.worker.batches import DecodedBlock, RecordBlock
+from sluiceway.worker.batches import DecodedBlock, LogIdentity, RecordBlock
 from sluiceway.worker.decode.blocks import decode_block
 from sluiceway.worker.decode.json_records import JsonDecoder
 from sluiceway.worker.decode.registry import SchemaRegistry
@@ -62,6 +62,7 @@ class ListFeed:
     log_end: int = -1
     problem: str | None = None
     closed: bool = False
+    log: LogIdentity = field(default_factory=lambda: LogIdentity("ab12", 3))
     drained: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next(self) -> RecordBlock:
@@ -82,9 +83,11 @@ class ListFeed:
 class ListSource:
     feeds: list[ListFeed]
     opened_at: list[int] = field(default_factory=list)
+    logs: list[LogIdentity] = field(default_factory=list)
 
-    async def open(self, offset: int) -> ListFeed:
+    async def open(self, offset: int, log: LogIdentity) -> ListFeed:
         self.opened_at.append(offset)
+        self.logs.append(log)
         return self.feeds[len(self.opened_at) - 1]
 
     async def first_offset(self) -> int:
@@ -222,6 +225,8 @@ async def test_a_gap_is_skipped_by_policy_and_counted_as_lost() -> None:
     await running
     progress = await rig.progress()
     assert (progress.next_offset, progress.lost, progress.delivered) == (12, 7, 5)
+    assert (progress.topic_id, progress.leader_epoch) == ("ab12", 3)
+    assert rig.source.logs == [LogIdentity(), LogIdentity("ab12", 3)]
     assert rig.source.opened_at == [0, 10]
     assert rig.budget.reserved == 0
 

@@ -30,9 +30,11 @@ from sluiceway.common.etcd.session import Session
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.kafka.cluster import KafkaCluster, connect
 from sluiceway.common.kafka.protocol import TopicPartition
+from sluiceway.common.kafka.wire import NO_UUID
 from sluiceway.common.keys import Keys
 from sluiceway.common.specs.models import ParquetSink as ParquetSinkSpec
 from sluiceway.worker.agent import Work
+from sluiceway.worker.batches import LogIdentity
 from sluiceway.worker.budget import ByteBudget
 from sluiceway.worker.buffer import relieve
 from sluiceway.worker.catalog import Resolved, pipelines, resolve
@@ -204,10 +206,15 @@ class _TopicSource:
         self._connected, self._resolved, self._number = connected, resolved, partition.number
         self._patience_s = patience_s
 
-    async def open(self, offset: int) -> Feed:
+    async def open(self, offset: int, log: LogIdentity) -> Feed:
         try:
             return await self._connected.fetcher.open(
-                self._resolved.topic, self._number, offset, give_up_after_s=self._patience_s
+                self._resolved.topic,
+                self._number,
+                offset,
+                topic_id=bytes.fromhex(log.topic_id) or NO_UUID,
+                leader_epoch=log.leader_epoch,
+                give_up_after_s=self._patience_s,
             )
         except AccessDenied as error:
             raise SourceDenied(str(error)) from error

@@ -15,6 +15,17 @@ import pyarrow as pa
 from sluiceway.common.ids import PartitionId
 
 
+@dataclass(frozen=True, slots=True)
+class LogIdentity:
+    """Which log offsets belong to, as far as the cluster tells: a re-created or truncated topic has another one.
+
+    `topic_id` is Kafka's topic id in hex, empty when unknown; `leader_epoch` is -1 when unknown.
+    """
+
+    topic_id: str = ""
+    leader_epoch: int = -1
+
+
 @dataclass(slots=True, kw_only=True)
 class RecordBlock:
     """Consecutive records of one partition as fetched, column by column; all lists have the same length.

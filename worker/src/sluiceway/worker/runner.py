@@ -16,7 +16,7 @@ from sluiceway.common.errors import AccessDenied, OffsetOutOfRange
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import ProgressRecord
 from sluiceway.common.specs.models import PipelineSpec
-from sluiceway.worker.batches import DecodedBlock, RecordBlock
+from sluiceway.worker.batches import DecodedBlock, LogIdentity, RecordBlock
 from sluiceway.worker.buffer import Buffer, CutCause
 from sluiceway.worker.failures import DeadLetterRate, SourceDenied
 from sluiceway.worker.sinks.parquet import Delivery
@@ -37,6 +37,9 @@ class Feed(Protocol):
     @property
     def problem(self) -> str | None: ...
 
+    @property
+    def log(self) -> LogIdentity: ...
+
     async def next(self) -> RecordBlock: ...
 
     async def close(self) -> None: ...
@@ -47,7 +50,7 @@ class Sink(Protocol):
 
     async def open(self, *, initial_offset: Callable[[], Awaitable[int]]) -> ProgressRecord: ...
 
-    async def deliver(self, blocks: Sequence[DecodedBlock]) -> Delivery: ...
+    async def deliver(self, blocks: Sequence[DecodedBlock], *, log: LogIdentity) -> Delivery: ...
 
     async def skip(self, *, to: int, lost: int) -> ProgressRecord: ...
 
@@ -55,7 +58,7 @@ class Sink(Protocol):
 class Source(Protocol):
     """Where the partition is read from."""
 
-    async def open(self, offset: int) -> Feed: ...
+    async def open(self, offset: int, log: LogIdentity) -> Feed: ...
 
     async def first_offset(self) -> int:
         """Where a partition without progress starts, by the pipeline's policy."""
@@ -104,6 +107,7 @@ class Runner:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._under_pressure = False
+        self._log = LogIdentity()
         policy = assignment.spec.dead_letters
         self._dead_letter_rate = DeadLetterRate(max_share=policy.max_share, min_records=policy.min_records)
 
@@ -132,6 +136,7 @@ class Runner:
         try:
             while not self._stopping.is_set():
                 try:
+                    self._log = LogIdentity(progress.topic_id, progress.leader_epoch)
                     await self._deliver_from(progress.next_offset)
                 except OffsetOutOfRange as gap:
                     progress = await self._skip(gap)
@@ -140,7 +145,7 @@ class Runner:
                 self._budget.release(block.size_bytes)
 
     async def _deliver_from(self, offset: int) -> None:
-        feed = await self._source.open(offset)
+        feed = await self._source.open(offset, self._log)
         intake = asyncio.create_task(self._intake(feed), name=f"intake {self.assignment.partition}")
         intake.add_done_callback(lambda _: self._changed.set())
         try:
@@ -181,6 +186,7 @@ class Runner:
             self._changed.set()
 
     def _watch(self, feed: Feed) -> None:
+        self._log = feed.log
         self.usage.position, self.usage.log_end = feed.position, feed.log_end
         self.usage.state, self.usage.detail = ("paused", feed.problem) if feed.problem else ("running", "")
 
@@ -208,7 +214,7 @@ class Runner:
         blocks = self._buffer.take()
         size_bytes = sum(block.size_bytes for block in blocks)
         try:
-            delivery = await self._sink.deliver(blocks)
+            delivery = await self._sink.deliver(blocks, log=self._log)
         finally:
             self._budget.release(size_bytes)
         self.usage.delivered(

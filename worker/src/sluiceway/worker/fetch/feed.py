@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from sluiceway.common.errors import AccessDenied, OffsetOutOfRange, SluicewayError, SourceUnavailable
 from sluiceway.common.kafka import TopicPartition
 from sluiceway.common.kafka.protocol import Fetched
-from sluiceway.worker.batches import RecordBlock
+from sluiceway.common.kafka.wire import NO_UUID
+from sluiceway.worker.batches import LogIdentity, RecordBlock
 from sluiceway.worker.budget import ByteBudget
 from sluiceway.worker.fetch.lanes import backoff_s, smoothed_rate
 from sluiceway.worker.fetch.records import RecordReader, extent
@@ -76,6 +77,11 @@ class Feed:
         self._changed = asyncio.Event()
         self._rated_at = asyncio.get_running_loop().time()
         self._received = 0
+
+    @property
+    def log(self) -> LogIdentity:
+        """Which log the offsets belong to, as far as it is known by now."""
+        return LogIdentity(self.topic_id.hex() if self.topic_id != NO_UUID else "", self.leader_epoch)
 
     @property
     def buffered_bytes(self) -> int:

@@ -15,6 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
+import msgspec
 import pyarrow as pa
 from prometheus_client import Counter
 
@@ -25,7 +26,7 @@ from sluiceway.common.ids import PartitionId
 from sluiceway.common.keys import Keys
 from sluiceway.common.records import Cut, CutObject, ProgressRecord, decode
 from sluiceway.common.specs.models import PipelineSpec
-from sluiceway.worker.batches import DecodedBlock
+from sluiceway.worker.batches import DecodedBlock, LogIdentity
 from sluiceway.worker.objects.api import ObjectStore
 from sluiceway.worker.sinks import cuts, layout
 from sluiceway.worker.sinks.cuts import DATA_ROLE, DEAD_LETTERS_ROLE, Outcome
@@ -39,6 +40,7 @@ ABORTED_OBJECTS: Final = Counter(
 ADOPTED_OBJECTS: Final = Counter(
     "sluiceway_adopted_objects_total", "Objects of a former holder's open cut that were found written."
 )
+UNKNOWN_LOG: Final = LogIdentity()
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 
@@ -119,6 +121,7 @@ class ParquetSink:
         self._patience_s, self._sleep, self._nonce = patience_s, sleep, nonce
         self._encoders, self._writers = encoders, writers
         self._progress: ProgressRecord | None = None
+        self._log = UNKNOWN_LOG
         self._revision = 0
         self._cuts = 0
         self._cpu_s = 0.0
@@ -145,8 +148,8 @@ class ParquetSink:
         self._progress = progress
         return progress
 
-    async def deliver(self, blocks: Sequence[DecodedBlock]) -> Delivery:
-        """Delivers consecutive blocks that start at `next_offset`; on return all of it is committed.
+    async def deliver(self, blocks: Sequence[DecodedBlock], *, log: LogIdentity = UNKNOWN_LOG) -> Delivery:
+        """Delivers consecutive blocks of `log` that start at `next_offset`; on return all of it is committed.
 
         Usually one cut; more where dead letters alternate with rows so often that one cut could not name them.
 
@@ -155,7 +158,7 @@ class ParquetSink:
             SinkUnavailable, AccessDenied, SinkUnfit: nothing is lost or doubled; `open` again.
             ValueError: the blocks don't follow on progress or on each other.
         """
-        progress = self._opened()
+        progress, self._log = self._opened(), log
         expected = progress.next_offset
         for block in blocks:
             if block.start_offset != expected:
@@ -295,6 +298,8 @@ class ParquetSink:
 
     async def _write(self, wanted: ProgressRecord) -> ProgressRecord:
         """Writes progress under the token, or learns that an earlier try of ours did."""
+        if self._log.topic_id:
+            wanted = msgspec.structs.replace(wanted, topic_id=self._log.topic_id, leader_epoch=self._log.leader_epoch)
         txn = cuts.write_txn(
             lease_key=self._lease_key,
             progress_key=self._progress_key,
