@@ -2,8 +2,8 @@
 
 A move is a revoke here: once the partition is released, the packer finds its new place. Two causes: a worker is above
 its whole capacity and another has room; a nearly idle worker stands beside others that hold much more. The second has a
-wide dead band (below half of the mean use it starts, at nine tenths it ends), so that noise in the estimates moves
-nothing.
+wide dead band (below half of the mean use it starts, at nine tenths it ends, and a fleet with little to do is left as
+it is), so that noise in the estimates moves nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sluiceway.scheduler.placement.pack import Item, Slot, use
 from sluiceway.scheduler.placement.reasons import Reason, Why
 
 IDLE_SHARE = 0.5  # of the mean use: below it a worker counts as idle
+IDLE_GAP = 0.05  # of capacity: a worker that holds something is idle only if it is this far below the mean
 FILL_SHARE = 0.9  # of the mean use: spreading ends here
 TRIES_PER_MOVE = 8
 
@@ -88,6 +89,8 @@ def spread(
     for receiver in sorted(bins.values(), key=lambda b: (b.use(), b.slot.worker)):
         if receiver.use() >= IDLE_SHARE * mean or len(moves) >= limit:
             break
+        if receiver.held and mean - receiver.use() < IDLE_GAP:
+            continue
         moves += _fill(receiver, bins, takers, mean, 1.0 - headroom, limit - len(moves))
     return moves
 
