@@ -189,6 +189,11 @@ def test_the_object_store_refuses_wrong_credentials(object_store_server: ObjectS
     client.close()
 
 
+def test_a_bucket_that_cannot_be_created_is_reported(object_store_server: ObjectStoreServer) -> None:
+    with pytest.raises(ServerFailed, match=r"can't create the bucket b: .*InvalidBucketName"):
+        object_store_server.create_bucket("b")
+
+
 def test_the_object_store_has_room_for_many_buckets(
     object_store_server: ObjectStoreServer, unique_name: Callable[[str], str]
 ) -> None:

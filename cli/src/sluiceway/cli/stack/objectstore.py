@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sluiceway.cli.stack.binaries import weed_binary
 from sluiceway.cli.stack.ports import LOOPBACK
-from sluiceway.cli.stack.process import Server, http_status
+from sluiceway.cli.stack.process import Server, ServerFailed, http_status
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -64,11 +64,19 @@ class ObjectStoreServer(Server):
         )
 
     def create_bucket(self, name: str) -> None:
-        """Creates a bucket; one that exists is left as it is."""
+        """Creates a bucket; one that exists is left as it is.
+
+        Raises:
+            ServerFailed: the store refused, for example because of the name.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
         client = self.client()
         try:
             if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
                 client.create_bucket(Bucket=name)
+        except (BotoCoreError, ClientError) as error:
+            raise ServerFailed(f"{self.name} can't create the bucket {name}: {error}") from error
         finally:
             client.close()
 

@@ -48,8 +48,8 @@ class Server:
     """A server process with its own folder, log and loopback ports.
 
     Subclasses name their ports in `port_names` and implement `command` and `probe`, and `prepare` for files that must
-    be there first. As a context manager it starts on entry and stops on exit; after an exception the log is kept and
-    the exception carries a note that says where.
+    be there first. As a context manager it starts on entry and stops on exit; after an exception the log is kept
+    (what it stored is not) and the exception carries a note that says where.
 
     Args:
         name: what it is called in logs and errors.
@@ -247,6 +247,8 @@ class Server:
             self._keep = True
             error.add_note(f"the log of {self.name} is kept at {self.log_path}")
         self.stop()
+        if error is not None and self._given_directory is None:
+            shutil.rmtree(self.directory / "data", ignore_errors=True)
 
     # How it is done.
 
