@@ -166,6 +166,7 @@ class Runner:
         self._watch(feed)
         while True:
             block = await _next(feed)
+            self._watch(feed)
             decoded = None
             try:
                 decoded = await self._decode(block)

@@ -73,12 +73,13 @@ def behind(view: FleetView, pipeline: str, ends: Mapping[tuple[str, int], int]) 
 def consumes(view: FleetView, partition: PartitionId, *, lost_by: int, end: int) -> bool:
     """Whether a partition is consumed again after the holder of token `lost_by` was lost.
 
-    A later holder must run it and report that it has fetched records, unless all of them up to `end` are delivered.
+    A later holder must run it and report that it took records from the topic, unless all up to `end` are delivered.
     """
     holder, usage = view.holders.get(partition), view.usage(partition)
     if holder is None or holder[1] <= lost_by or usage is None:
         return False
-    return usage.records > 0 or (usage.state == "running" and view.next_offset(partition) >= end)
+    committed = view.next_offset(partition)
+    return usage.records > 0 or usage.position > committed or (usage.state == "running" and committed >= end)
 
 
 @dataclass(slots=True)
