@@ -36,6 +36,7 @@ def packings(draw: st.DrawFn) -> tuple[list[Slot], list[Item], dict[str, frozens
 
 
 @given(packings())
+@settings(deadline=None)
 def test_capacity_is_exceeded_only_where_nothing_else_has_room(
     packing: tuple[list[Slot], list[Item], dict[str, frozenset[str]]],
 ) -> None:
@@ -60,6 +61,7 @@ def test_capacity_is_exceeded_only_where_nothing_else_has_room(
 
 
 @given(packings(), st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_the_order_of_the_input_does_not_matter(
     packing: tuple[list[Slot], list[Item], dict[str, frozenset[str]]], chance: random.Random
 ) -> None:
@@ -90,6 +92,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
 
 
 @given(fleets())
+@settings(deadline=None)
 def test_no_cordoned_worker_gets_a_grant_and_each_partition_has_a_holder_or_a_reason(fleet: Fleet) -> None:
     """INV-LEASE-5, INV-LEASE-8"""
     view = fleet.view()
@@ -105,12 +108,13 @@ def test_no_cordoned_worker_gets_a_grant_and_each_partition_has_a_holder_or_a_re
 
 
 @given(fleets())
+@settings(deadline=None)
 def test_the_same_view_gives_the_same_plan(fleet: Fleet) -> None:
     assert decide(fleet.view(), Policy()) == decide(fleet.view(), Policy())
 
 
 @given(fleets(), st.integers(1, 50), st.sets(workers), st.booleans())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_a_partition_that_fails_changes_nothing_for_its_neighbours(
     fleet: Fleet, count: int, failed: set[str], quarantined: bool
 ) -> None:
@@ -142,6 +146,7 @@ usages = st.fixed_dictionaries(
 
 
 @given(st.lists(st.tuples(usages, st.floats(0, 1e6)), max_size=8))
+@settings(deadline=None)
 def test_no_report_makes_a_demand_absurd(reports: list[tuple[dict[str, float], float]]) -> None:
     estimator = Estimator()
     for fields, at_s in reports:
