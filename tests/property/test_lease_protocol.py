@@ -157,7 +157,7 @@ class Holder:
         await self.etcd.txn(Txn([created_at(lease, runner.token)], then))
 
     async def commit_progress(self, partition: PartitionId) -> None:
-        self.session.check()
+        """The session was checked before; the process may have been stopped since."""
         runner = self.runners[partition]
         progress = ProgressRecord(next_offset=runner.position, token=runner.token)
         guard = created_at(KEYS.lease(partition), runner.token)
@@ -258,6 +258,14 @@ class LeaseProtocol(RuleBasedStateMachine):
         self.run(replica.commit(plan))
         replica.etcd = self.etcd.connect()  # faults that did not strike go with the client
 
+    @rule(name=st.sampled_from(SCHEDULERS), worker=st.sampled_from(WORKERS), drain=st.booleans())
+    def cordon_behind_a_plans_back(self, name: str, worker: str, drain: bool) -> None:
+        replica = self.replicas[name]
+        self.run(replica.observe())
+        plan = replica.decide()
+        self.cordon(worker, drain)
+        self.run(replica.commit(plan))
+
     @rule(first=st.sampled_from(SCHEDULERS), steps=st.integers(0, 12))
     def cycle_while_the_term_ends(self, first: str, steps: int) -> None:
         """The leader loses its term in the middle of a commit, and the other one commits at the same time."""
@@ -344,8 +352,8 @@ class LeaseProtocol(RuleBasedStateMachine):
             self.act(holder, lambda holder: holder.release(partition, failure))
 
     @precondition(lambda self: self.holders or self.zombies)
-    @rule(data=st.data(), late=st.booleans())
-    def deliver(self, data: st.DataObject, late: bool) -> None:
+    @rule(data=st.data(), late=st.booleans(), records=st.integers(1, 9))
+    def deliver(self, data: st.DataObject, late: bool, records: int) -> None:
         """A runner starts an effect if its session allows; the effect may reach the sink much later."""
         holder = self.pick(data, zombies=True)
         if not holder.runners:
@@ -360,7 +368,7 @@ class LeaseProtocol(RuleBasedStateMachine):
         registration = self.keyspace.items.get(KEYS.worker(holder.id))
         assert registration is not None
         assert registration.lease == holder.session.id
-        runner.position += 1
+        runner.position += records
         holder.landing.append((partition, runner.token, runner.position))
         if not late:
             self.land(holder)
@@ -369,7 +377,25 @@ class LeaseProtocol(RuleBasedStateMachine):
     @precondition(lambda self: self.zombies)
     @rule(data=st.data())
     def effects_land_late(self, data: st.DataObject) -> None:
-        self.land(self.pick(data, zombies=True))
+        holder = self.zombies[data.draw(st.integers(0, len(self.zombies) - 1))]
+        self.land(holder)
+        for partition in sorted(holder.runners):
+            self.run(holder.commit_progress(partition))
+
+    @precondition(lambda self: len(self.holders) > 1)
+    @rule(data=st.data())
+    def a_zombie_comes_back_after_others_went_on(self, data: st.DataObject) -> None:
+        for holder in list(self.holders.values()):
+            self.act(holder, lambda holder: holder.sync())
+        self.pause_worker(data, True)
+        for name in SCHEDULERS:
+            self.cycle(name, True, None, 0)
+        for holder in list(self.holders.values()):
+            self.act(holder, lambda holder: holder.sync())
+        for _ in range(4):
+            if self.holders:
+                self.deliver(data, False, 9)
+        self.effects_land_late(data)
 
     def pick(self, data: st.DataObject, *, zombies: bool = False) -> Holder:
         candidates = [holder for _, holder in sorted(self.holders.items())] + (self.zombies if zombies else [])
@@ -454,6 +480,8 @@ class LeaseProtocol(RuleBasedStateMachine):
             assert record.term == self.reigning, "INV-LEASE-4"
             assert record.holder not in self.cordoned, "INV-LEASE-8"
             self.tokens[event.key] = item.create_revision
+        elif event.key.startswith(KEYS.leases):
+            assert decode(LeaseRecord, item.value).state is LeaseState.REVOKING, "INV-LEASE-1: granted over a lease"
         if event.key.startswith(KEYS.progress_of_all):
             next_offset = decode(ProgressRecord, item.value).next_offset
             assert next_offset >= self.progress.get(event.key, 0), "INV-LEASE-9"
