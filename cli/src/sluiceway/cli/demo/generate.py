@@ -119,7 +119,7 @@ def _render(tenant: str, host: str, kind: str, random: Random, steady: bool) -> 
     epoch = kind in ("network_flow", "dns") and not steady
     fields = EVENT_KINDS[kind][1](random)
     if steady:
-        fields = {f"{kind}_{name}": _text(value) if name in CHANGING else value for name, value in fields.items()}
+        fields = {f"{kind}_{name}": _steady(name, value) for name, value in fields.items()}
     document = {"ts": "@TS@", "id": "@ID@", "tenant": tenant, "host": host, "kind": kind, **fields}
     text = orjson.dumps(document).replace(b"%", b"%%").replace(b"@ID@", b"%016x")
     text = text.replace(b'"@TS@"', b"%b.%03d" if epoch else b'"%b.%03dZ"')
@@ -129,8 +129,10 @@ def _render(tenant: str, host: str, kind: str, random: Random, steady: bool) -> 
     return _Template(host.encode(), text, epoch)
 
 
-def _text(value: object) -> object:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+def _steady(name: str, value: object) -> object:
+    if name == "process" and isinstance(value, str):
+        return {"image": value}
+    return orjson.dumps(value).decode() if name in CHANGING and not isinstance(value, str) else value
 
 
 def _rare(random: Random, count: int, share: float) -> list[int]:

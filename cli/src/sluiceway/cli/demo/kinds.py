@@ -16,7 +16,7 @@ Fields = dict[str, object]
 
 COUNTER: Final = "@COUNTER@"  # replaced by a number that differs in every event
 
-CHANGING: Final = frozenset({"qtype", "result", "value", "severity", "detail", "entropy"})
+CHANGING: Final = frozenset({"user", "qtype", "result", "value", "severity", "detail", "entropy"})
 """Fields whose type differs between events of one kind."""
 
 _USERS = ("SYSTEM", "alice", "bjørn", "carol.méndez", "svc-backup", "svc-deploy", "root", "田中", "nobody", "admin")
@@ -48,12 +48,16 @@ def _address(random: Random) -> str:
     return f"10.{random.randrange(256)}.{random.randrange(256)}.{random.randrange(1, 255)}"
 
 
+def _seldom(random: Random, odd: object, usual: object) -> object:
+    return odd if random.random() < 0.05 else usual
+
+
 def process_start(random: Random) -> Fields:
     return {
         "process": {"pid": COUNTER, "image": random.choice(_IMAGES), "sha256": _hex(random, 16)},
         "parent": {"pid": random.randrange(1, 9999), "image": random.choice(_IMAGES)},
         "command_line": random.choice(_COMMANDS),
-        "user": {"name": random.choice(_USERS), "sid": f"S-1-5-21-{random.getrandbits(28)}"},
+        "user": _seldom(random, {"name": "SYSTEM", "sid": "S-1-5-18"}, random.choice(_USERS)),
     }
 
 
@@ -100,7 +104,7 @@ def file_change(random: Random) -> Fields:
         "action": random.choice(("create", "modify", "delete", "rename")),
         "size": COUNTER,
         "hashes": [{"algorithm": "sha256", "value": _hex(random, 64)}],
-        "process": random.choice(_IMAGES),
+        "process": _seldom(random, random.choice(_IMAGES), {"pid": 4, "image": random.choice(_IMAGES)}),
         "entropy": random.choice((round(random.uniform(1, 8), 4), 7)),
     }
 
