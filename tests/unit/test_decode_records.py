@@ -189,6 +189,20 @@ def test_no_more_columns_than_allowed_and_the_rest_is_rescued() -> None:
     assert_delivered(values, block)
 
 
+def test_a_record_with_a_hundred_thousand_fields_costs_no_column_each_and_is_rescued() -> None:
+    members = {f"f{index}": index for index in range(100_000)}
+    values = [*GOOD, json.dumps(members).encode()]
+    block, schema = decode(values, decoder=new_decoder(max_columns=50))
+    assert len(schema.fields) == 50
+    assert_delivered(values, block)
+
+
+def test_a_text_that_spans_windows_is_searched_as_a_whole() -> None:
+    for padding in range(2**20 - 24, 2**20 + 4):
+        values = [b'{"p":"%s","a" :1,"a" :2}' % (b"x" * padding)]
+        assert rescued_of(decode(values)[0]) == ['{"a":1,"a":2}']
+
+
 def test_columns_are_the_fields_then_rescued_then_the_origin() -> None:
     block, _ = decode([b'{"b":1,"a":"x"}', b'{"a":1}', b"{"], start=7)
     table = block.table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 
 import pyarrow as pa
@@ -23,57 +24,72 @@ Columns = Sequence[pa.Array | pa.ChunkedArray]
 Rescued = dict[int, list[tuple[str, object]]]  # by row: members without a place in the columns
 
 
-def gather(records: Sequence[Record]) -> Mapping[str, Cells]:
-    """The records column by column: each field that any of them has, with None where it is missing."""
-    rows = len(records)
-    if rows and len(records[0]) > 1 and sum(map(len, records)) == rows * len(records[0]):
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Records column by column. `known` has the layout's fields that any record has, with None where one is missing;
+    `unknown` has the others by row, since a single record can have any number of them."""
+
+    rows: int
+    known: Mapping[str, Cells]
+    unknown: Mapping[str, list[tuple[int, object]]]
+
+
+def gather(records: Sequence[Record], layout: Layout) -> Gathered:
+    """The records column by column."""
+    rows, first = len(records), records[0] if records else {}
+    if len(first) > 1 and first.keys() <= layout.fields.keys() and sum(map(len, records)) == rows * len(first):
         try:
-            cells = zip(*map(itemgetter(*records[0]), records), strict=True)
-            return dict(zip(records[0], cells, strict=True))
+            cells = zip(*map(itemgetter(*first), records), strict=True)
+            return Gathered(rows, dict(zip(first, cells, strict=True)), {})
         except KeyError:
             pass  # as many fields, but others
-    columns: defaultdict[str, list[object]] = defaultdict(lambda: [None] * rows)  # quicker than a get for each cell
+    known: defaultdict[str, list[object]] = defaultdict(lambda: [None] * rows)  # quicker than a get for each cell
+    unknown: defaultdict[str, list[tuple[int, object]]] = defaultdict(list)
     for row, record in enumerate(records):
         for name, value in record.items():
-            columns[name][row] = value
-    return columns
+            if name in layout.fields:
+                known[name][row] = value
+            else:
+                unknown[name].append((row, value))
+    return Gathered(rows, known, unknown)
 
 
-def plain_columns(columns: Mapping[str, Cells], layout: Layout) -> tuple[dict[str, pa.Array], Seen]:
+def plain_columns(gathered: Gathered, layout: Layout) -> tuple[dict[str, pa.Array], Seen]:
     """The columns whose values all have the very type, and what was seen in all the columns on the way."""
-    arrays, seen = {}, Seen(tricky=is_tricky(columns))
-    for name, cells in columns.items():
-        kind, inside = layout.fields.get(name), Seen()
-        array = None if kind is None else plain_array(cells, kind, layout.arrow.field(name).type, inside)
+    arrays, seen = {}, Seen(tricky=is_tricky(gathered.known) or is_tricky(gathered.unknown))
+    for name, cells in gathered.known.items():
+        inside = Seen()
+        array = plain_array(cells, layout.fields[name], layout.arrow.field(name).type, inside)
         if array is not None:
             arrays[name] = array
         seen.add(_look_at(cells) if array is None else inside)
+    for values in gathered.unknown.values():
+        seen.add(_look_at([value for _, value in values]))
     return arrays, seen
 
 
 def fill(
-    columns: Mapping[str, Cells], arrays: dict[str, pa.Array], rows: int, layout: Layout, rescued: Rescued
+    gathered: Gathered, arrays: dict[str, pa.Array], layout: Layout, rescued: Rescued
 ) -> tuple[list[pa.Array], Fields]:
     """The layout's columns, and the types that the values would need which went to `rescued` instead.
 
     `arrays` are the plain columns; `rescued` gets the values without a place; the types aren't merged with the layout's
+    and are no more than could have columns.
     """
     filled: list[pa.Array] = []
     wanted: Fields = {}
     for name, arrow in zip(layout.fields, layout.arrow.types, strict=True):
         array = arrays.get(name)
-        if array is None and name in columns:
-            fitted, misfits = fit_cells(columns[name], layout.fields[name])
+        if array is None and name in gathered.known:
+            fitted, misfits = fit_cells(gathered.known[name], layout.fields[name])
             array = pa.array(fitted, arrow)
             set_aside(name, misfits, rescued)
             _want(name, (value for _, value in misfits), wanted)
-        filled.append(pa.nulls(rows, arrow) if array is None else array)
-    for name in columns:
-        if name not in layout.fields:
-            unknown = [(row, value) for row, value in enumerate(columns[name]) if value is not None]
-            set_aside(name, unknown, rescued)
-            if layout.has_room_for(name):
-                _want(name, (value for _, value in unknown), wanted)
+        filled.append(pa.nulls(gathered.rows, arrow) if array is None else array)
+    for name, values in gathered.unknown.items():
+        set_aside(name, (entry for entry in values if entry[1] is not None), rescued)
+        if len(wanted) <= layout.limits.max_columns and layout.has_room_for(name):
+            _want(name, (value for _, value in values), wanted)
     return filled, wanted
 
 

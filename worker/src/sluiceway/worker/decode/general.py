@@ -47,15 +47,15 @@ def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) 
     """All the records, each one as a row of this layout or as rejected."""
     rejected: dict[int, Rejected] = {}
     rows = _parsed(values, max_record_bytes, rejected)
-    columns = gather(rows.records)
-    plain, seen = plain_columns(columns, layout)
+    gathered = gather(rows.records, layout)
+    plain, seen = plain_columns(gathered, layout)
     seen.members += sum(map(len, rows.records))
     seen.depth += 1
     if not seen.surely_whole(rows.values) and (odd := suspects(rows.values, rows.records)):
         rows = _parsed_again(rows, odd, rejected)
-        columns = gather(rows.records)
-        plain, _ = plain_columns(columns, layout)
-    arrays, wanted = fill(columns, plain, len(rows.records), layout, rows.rescued)
+        gathered = gather(rows.records, layout)
+        plain, _ = plain_columns(gathered, layout)
+    arrays, wanted = fill(gathered, plain, layout, rows.rescued)
     return Outcome(arrays=arrays, kept=rows.indexes, rescued=rows.rescued, rejected=rejected, wanted=wanted)
 
 

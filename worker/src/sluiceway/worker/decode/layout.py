@@ -31,13 +31,12 @@ class Layout:
     fields: Fields
     arrow: pa.Schema
     floats: list[int]
+    taken: frozenset[str]  # the fields' names in lower case
     limits: Limits
 
     def has_room_for(self, name: str) -> bool:
         """Whether a field without a column could get one: no rule about names forbids it."""
-        return may_be_column(name, self.limits.reserved) and name.lower() not in {
-            known.lower() for known in self.fields
-        }
+        return may_be_column(name, self.limits.reserved) and name.lower() not in self.taken
 
 
 @lru_cache(maxsize=64)
@@ -51,6 +50,7 @@ def layout_of(fields: tuple[tuple[str, str], ...], limits: Limits) -> Layout:
         fields=types,
         arrow=pa.schema([pa.field(name, to_arrow(kind)) for name, kind in types.items()]),
         floats=[index for index, kind in enumerate(types.values()) if _has_floats(kind)],
+        taken=frozenset(name.lower() for name in types),
         limits=limits,
     )
 

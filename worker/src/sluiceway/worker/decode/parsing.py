@@ -26,6 +26,7 @@ Indexes = np.ndarray[Any, np.dtype[np.intp]]
 
 _COLON, _QUOTE, _BACKSLASH, _SPACE = b':"\\ '
 _MAX_STEPS: Final = 64
+_WINDOW_BYTES: Final = 2**20
 _BEFORE_OPENING: Final = frozenset(":,[{ ")
 _MAY_OPEN = np.isin(np.arange(256), [ord(sign) for sign in _BEFORE_OPENING])
 _REASONS = (
@@ -149,7 +150,12 @@ def _names_at_most(values: Sequence[bytes], tricky: bool) -> int:
     names are tricky, opening quotes, as in `"address":"::1"`. What is still counted too much is harmless.
     """
     text = np.frombuffer(b"\n".join(values), np.uint8)
-    before = np.flatnonzero(text == _COLON) - 1
+    windows = range(0, len(text), _WINDOW_BYTES)  # the indexes of a whole text may take eight times its memory
+    return sum(_names_between(text, start, start + _WINDOW_BYTES, tricky) for start in windows)
+
+
+def _names_between(text: Bytes, start: int, end: int, tricky: bool) -> int:
+    before = np.flatnonzero(text[start:end] == _COLON) + (start - 1)
     before, undecided = _step_back(text, before, before[text[before] <= _SPACE])
     quotes = before[text[before] == _QUOTE]
     if not tricky:

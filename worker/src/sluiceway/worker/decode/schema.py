@@ -114,6 +114,8 @@ def merge_fields(old: Mapping[str, Type], new: Mapping[str, Type], limits: Limit
         if not may_be_column(name, limits.reserved) or taken.setdefault(name.lower(), name) != name:
             continue
         before = merged.get(name)
+        if before is None and leaves >= limits.max_columns:
+            continue
         wider = kind if before is None else merge(before, kind)
         if wider is None or wider == before:
             continue
