@@ -11,6 +11,7 @@ import asyncio
 import io
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import count
 
 import pyarrow as pa
@@ -329,7 +330,7 @@ async def test_after_patience_the_sink_is_unavailable_and_open_again_goes_on() -
         await sink.deliver(world.blocks(0, 12))
     assert 20 < world.clock.now_s <= 30
     with pytest.raises(RuntimeError, match="open"):
-        await sink.skip(to=5, lost=5)
+        await sink.skip(to=5)
     world.store.faults = lambda operation, key: None
     assert (await sink.open()).next_offset == 0
     world.check_complete((await sink.deliver(world.blocks(0, 12))).progress)
@@ -427,8 +428,10 @@ async def _disorder(chance: random.Random) -> None:
         if chance.random() < 0.5:
             world.store.land()
         for zombie, at in zombies:
-            with pytest.raises((LeaseLost, RuntimeError, ValueError)):
+            before = dict(world.store.objects)
+            with suppress(LeaseLost, RuntimeError):  # one that had delivered all of it has nothing to say
                 await zombie.deliver(world.blocks(at, records))
+            assert world.store.objects == before
         zombies.append((sink, 0))
     world.store.faults = lambda operation, key: None
     progress = await world.finish()

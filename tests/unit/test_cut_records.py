@@ -79,10 +79,19 @@ def test_a_range_without_records_is_passed_without_a_cut() -> None:
         cuts.passed(START, 100, token=9, at=1.5)
 
 
-def test_skipping_counts_what_was_lost_and_forgets_what_was_pending() -> None:
-    pending = msgspec.structs.replace(START, pending=[(100, 101)], pending_end=103)
-    after = cuts.skipped(pending, 150, lost=48, token=9, at=1.5)
-    assert after == msgspec.structs.replace(START, next_offset=150, lost=48, token=9, committed_at=1.5)
+PENDING = msgspec.structs.replace(START, pending=[(100, 101), (110, 112)], pending_end=120)
+
+
+def test_skipping_past_what_was_pending_counts_exactly_the_undelivered_as_lost() -> None:
+    after = cuts.skipped(PENDING, 150, token=9, at=1.5)
+    assert after == msgspec.structs.replace(START, next_offset=150, lost=33, token=9, committed_at=1.5)
+
+
+@pytest.mark.parametrize(("to", "lost"), [(100, 0), (105, 1), (110, 1)])
+def test_skipping_to_before_the_pending_end_delivers_nothing_twice(to: int, lost: int) -> None:
+    after = cuts.skipped(PENDING, to, token=9, at=1.5)
+    assert cuts.undelivered(after, 130) == [*([] if lost else [(100, 101)]), (110, 112), (120, 130)]
+    assert after.lost == lost
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_nothing_is_planned_or_skipped_while_a_cut_is_open() -> None:
     with pytest.raises(ValueError, match="cut c is open"):
         cuts.plan_cut(progress, cut_id="d", token=8, end=130, objects=[])
     with pytest.raises(ValueError, match="cut c is open"):
-        cuts.skipped(progress, 200, lost=0, token=8, at=0)
+        cuts.skipped(progress, 200, token=8, at=0)
 
 
 def test_an_object_of_something_else_is_not_taken_for_ours() -> None:

@@ -231,6 +231,21 @@ async def test_a_gap_is_skipped_by_policy_and_counted_as_lost() -> None:
     assert rig.budget.reserved == 0
 
 
+async def test_what_a_partly_aborted_cut_left_is_delivered_in_small_cuts_without_a_restart() -> None:
+    """INV-DELIVERY-1"""
+    feed = ListFeed([block(start, rows(start, start + 2)) for start in range(0, 10, 2)])
+    rig = Rig(feed, spec={"cut": {"max_records": 2}})
+    runner = await rig.start()
+    left = ProgressRecord(next_offset=0, pending=[(0, 2), (6, 8)], pending_end=8)
+    await rig.etcd.put(KEYS.progress(PARTITION), encode(left))
+    running = asyncio.create_task(runner.run())
+    await until(lambda: running.done() or len(rig.delivered()) >= 6)
+    runner.stop()
+    await running
+    assert rig.delivered() == [0, 1, 6, 7, 8, 9]
+    assert len(rig.source.opened_at) == 1
+
+
 @pytest.mark.parametrize("error", [OffsetOutOfRange(3, 10, 12), SourceUnavailable("broker down")])
 async def test_what_a_lease_cannot_survive_ends_the_runner_with_everything_given_back(error: SluicewayError) -> None:
     feed = ListFeed([block(0, rows(0, 3))], end=error)
@@ -264,6 +279,20 @@ async def test_a_holder_whose_lease_is_gone_writes_nothing() -> None:
         await running
     assert rig.store.objects == {}
     assert rig.budget.reserved == 0
+
+
+async def test_cancelled_twice_the_feed_is_closed_all_the_same() -> None:
+    feed = ListFeed([block(0, rows(0, 5))])
+    rig = Rig(feed)
+    runner = await rig.start()
+    running = asyncio.create_task(runner.run())
+    await until(lambda: feed.drained.is_set())
+    running.cancel()
+    await asyncio.sleep(0)  # it begins to clean up
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (rig.budget.reserved, feed.closed) == (0, True)
 
 
 async def test_cancelling_gives_everything_back() -> None:

@@ -52,7 +52,7 @@ class Sink(Protocol):
 
     async def deliver(self, blocks: Sequence[DecodedBlock], *, log: LogIdentity) -> Delivery: ...
 
-    async def skip(self, *, to: int, lost: int) -> ProgressRecord: ...
+    async def skip(self, *, to: int) -> ProgressRecord: ...
 
 
 class Source(Protocol):
@@ -159,8 +159,10 @@ class Runner:
             await self._flush()
         finally:
             intake.cancel()
-            await asyncio.wait([intake])
-            await feed.close()
+            try:
+                await asyncio.wait([intake])
+            finally:  # cancelled once more while waiting
+                await feed.close()
 
     async def _intake(self, feed: Feed) -> None:
         self._watch(feed)
@@ -238,7 +240,7 @@ class Runner:
             raise gap
         if self._buffer.blocks:
             await self._cut(CutCause.GAP)
-        return await self._sink.skip(to=target, lost=target - gap.wanted)
+        return await self._sink.skip(to=target)
 
 
 async def _next(feed: Feed) -> RecordBlock:

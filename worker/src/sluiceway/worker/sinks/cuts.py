@@ -23,7 +23,7 @@ from sluiceway.common.errors import SinkUnfit
 from sluiceway.common.etcd.api import Get, Put, Txn, created_at, modified_at
 from sluiceway.common.records import Cut, CutObject, ProgressRecord, Range, encode
 from sluiceway.worker.sinks.marks import Mark, State
-from sluiceway.worker.sinks.ranges import clipped, merged
+from sluiceway.worker.sinks.ranges import clipped, merged, size
 
 DATA_ROLE = "data"
 DEAD_LETTERS_ROLE = "dead_letters"
@@ -99,13 +99,15 @@ def passed(progress: ProgressRecord, end: int, *, token: int, at: float) -> Prog
     return _moved(progress, rest, max(end, progress.pending_end), token=token, at=at)
 
 
-def skipped(progress: ProgressRecord, to: int, *, lost: int, token: int, at: float) -> ProgressRecord:
-    """Progress after records that the broker no longer has: `lost` of them are gone, reading goes on at `to`."""
+def skipped(progress: ProgressRecord, to: int, *, token: int, at: float) -> ProgressRecord:
+    """Progress after the broker removed everything below `to`: what was undelivered of it counts as lost, what was
+    delivered beyond it stays so."""
     if progress.cut is not None:
         raise ValueError(f"cut {progress.cut.id} is open: resolve it first")
-    return msgspec.structs.replace(
-        progress, next_offset=to, pending=[], pending_end=0, lost=progress.lost + lost, token=token, committed_at=at
-    )
+    if to <= progress.next_offset:
+        return msgspec.structs.replace(progress, token=token, committed_at=at)
+    moved = passed(progress, to, token=token, at=at)
+    return msgspec.structs.replace(moved, lost=progress.lost + size(undelivered(progress, to)))
 
 
 def outcome(cut: Cut, item: CutObject, metadata: Mapping[str, str]) -> Outcome:

@@ -149,7 +149,10 @@ class ParquetSink:
         return progress
 
     async def deliver(self, blocks: Sequence[DecodedBlock], *, log: LogIdentity = UNKNOWN_LOG) -> Delivery:
-        """Delivers consecutive blocks of `log` that start at `next_offset`; on return all of it is committed.
+        """Delivers consecutive blocks of `log` that start at `next_offset` or before; on return all is committed.
+
+        What of them is delivered already is left out. So a reader just goes on where its last blocks ended, also when
+        progress has jumped ahead of it, over what a partly aborted cut had delivered.
 
         Usually one cut; more where dead letters alternate with rows so often that one cut could not name them.
 
@@ -159,7 +162,7 @@ class ParquetSink:
             ValueError: the blocks don't follow on progress or on each other.
         """
         progress, self._log = self._opened(), log
-        expected = progress.next_offset
+        expected = min(blocks[0].start_offset, progress.next_offset) if blocks else 0
         for block in blocks:
             if block.start_offset != expected:
                 raise ValueError(f"the block starts at {block.start_offset}; progress is at {expected}")
@@ -171,12 +174,12 @@ class ParquetSink:
         self._progress = total.progress
         return total
 
-    async def skip(self, *, to: int, lost: int) -> ProgressRecord:
-        """Goes on at `to`, counting `lost` records that the broker removed before they were delivered."""
-        wanted = cuts.skipped(self._opened(), to, lost=lost, token=self._token, at=self._clock.now())
+    async def skip(self, *, to: int) -> ProgressRecord:
+        """Goes on past the records below `to`, which the broker removed; counts those not delivered yet as lost."""
+        wanted = cuts.skipped(self._opened(), to, token=self._token, at=self._clock.now())
         self._progress = None
         self._progress = await self._write(wanted)
-        return wanted
+        return self._progress
 
     async def _deliver_cut(self, progress: ProgressRecord, blocks: Sequence[DecodedBlock]) -> Delivery:
         end = blocks[-1].next_offset
