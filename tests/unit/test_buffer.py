@@ -61,7 +61,11 @@ def test_age_counts_from_the_oldest_block_and_starts_again_after_a_take() -> Non
 
 def test_memory_is_freed_by_the_fewest_and_largest_buffers() -> None:
     buffered = {"a": 10, "b": 70, "c": 0, "d": 70}
-    assert relieve(buffered, wanted_bytes=0) == frozenset()
-    assert relieve(buffered, wanted_bytes=60) == {"b"}
-    assert relieve(buffered, wanted_bytes=141) == {"a", "b", "d"}
-    assert relieve(buffered, wanted_bytes=10**9) == {"a", "b", "d"}
+    assert relieve(buffered, held_bytes=150) == {"b", "d"}
+    assert relieve(buffered, held_bytes=160) == {"b"}
+    assert relieve({"c": 0}, held_bytes=0) == frozenset()
+
+
+def test_no_cut_is_asked_for_while_half_is_being_written_already() -> None:
+    assert relieve({"a": 10, "b": 70}, held_bytes=159) == {"b"}
+    assert relieve({"a": 10, "b": 70}, held_bytes=160) == frozenset()

@@ -131,11 +131,11 @@ class SharedParts:
         return self._budget.used
 
     def relieve_memory(self, runners: Mapping[str, Work]) -> None:
-        """While somebody waits for bytes, cuts free up to half of the budget."""
+        """While somebody waits for bytes, cuts free half of those that are held."""
         if not self._budget.starved:
             return
-        wanted = self._budget.limit // 2 - self._budget.free
-        for name in relieve({name: runner.buffered_bytes for name, runner in runners.items()}, wanted_bytes=wanted):
+        buffered = {name: runner.buffered_bytes for name, runner in runners.items()}
+        for name in relieve(buffered, held_bytes=self._budget.held):
             runners[name].relieve()
 
     async def keep_warm(self) -> NoReturn:

@@ -65,12 +65,13 @@ class Buffer:
         return max(0.0, self.oldest_at + self.policy.max_age_s - now) if self.blocks else None
 
 
-def relieve(buffered: Mapping[str, int], *, wanted_bytes: int) -> frozenset[str]:
-    """The fewest holders that together free `wanted_bytes`: largest buffers first, ties by name."""
+def relieve(buffered: Mapping[str, int], *, held_bytes: int) -> frozenset[str]:
+    """The fewest holders whose cuts free half of the bytes held, with what is not buffered (it is being written, and so
+    will be free soon): largest buffers first, ties by name."""
     chosen: list[str] = []
-    freed = 0
+    freed = held_bytes - sum(buffered.values())
     for name, size in sorted(buffered.items(), key=lambda entry: (-entry[1], entry[0])):
-        if freed >= wanted_bytes or size == 0:
+        if 2 * freed >= held_bytes or size == 0:
             break
         chosen.append(name)
         freed += size
