@@ -72,10 +72,20 @@ class Chaos:
         leader = await self._leader()
         await asyncio.to_thread(self._fleet.schedulers.pop(leader).kill)
         self._fleet.launch_scheduler(self._new_name("scheduler"))
-        async with asyncio.timeout(LIMIT_S):
-            while await self._leader() in ("", leader):
-                await asyncio.sleep(0.1)
+        await self._another_leads(leader)
         return f"killed the leading {leader}"
+
+    async def freeze_leader(self) -> str:
+        leader = await self._leader()
+        self._fleet.schedulers[leader].pause()
+        await self._another_leads(leader)
+        self._fleet.schedulers[leader].resume()  # it still believes in its term: etcd refuses what it writes
+        return f"froze the leading {leader} until another led, and thawed it"
+
+    async def _another_leads(self, former: str) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while await self._leader() in ("", former):
+                await asyncio.sleep(0.1)
 
     async def _busy_worker(self) -> tuple[str, int]:
         """A worker that holds partitions, after more records have been delivered than before."""
@@ -113,7 +123,7 @@ async def run_chaos(folder: Path, seed: int) -> tuple[Verification, list[str]]:
     with LocalFleet(options) as fleet:
         async with watching(fleet, facts.append) as (etcd, seen):
             chaos = Chaos(fleet, etcd, seen, random)
-            acts: list[Act] = [chaos.kill_worker, chaos.freeze_worker, chaos.kill_leader]
+            acts: list[Act] = [chaos.kill_worker, chaos.freeze_worker, chaos.kill_leader, chaos.freeze_leader]
             random.shuffle(acts)
             await create_topics(fleet.stack.bootstrap, [GENERATED_TOPIC], PARTITIONS)
             await fleet.apply(etcd, fleet.documents([GENERATED_TOPIC], max_age_s=0.5), clock)

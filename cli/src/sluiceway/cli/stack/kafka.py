@@ -91,7 +91,8 @@ class KafkaBroker(Server):
         return [java_binary(), f"-Xmx{heap_mb}m", *jvm, *_LOGGING, "-cp", jars]
 
     def _format(self) -> None:
-        tool = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(self._config)]
+        # One word with "=": one id in 64 starts with a dash.
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}", "-c", str(self._config)]
         command = [*self._java(heap_mb=128), *tool]
         done = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_LIMIT_S, check=False)
         if done.returncode != 0:
