@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from sluiceway.common.clock import SystemClock
-from sluiceway.common.errors import LeaseLost, SinkUnavailable
+from sluiceway.common.errors import LeaseLost, SinkUnavailable, SpecInvalid
 from sluiceway.common.etcd.api import Put, Txn
 from sluiceway.common.etcd.fake import FakeEtcd
 from sluiceway.common.etcd.mirror import Mirror
@@ -46,6 +46,8 @@ class Job:
     usage: Usage = field(default_factory=lambda: Usage(pipeline="p"))
     buffered_bytes: int = 0
     cancelled: bool = False
+    cleaned: asyncio.Event = field(default_factory=asyncio.Event)
+    may_clean: asyncio.Event | None = None
 
     def __post_init__(self) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -55,6 +57,9 @@ class Job:
             await self.ended
         except asyncio.CancelledError:
             self.cancelled = True
+            if self.may_clean is not None:
+                await self.may_clean.wait()
+            self.cleaned.set()
             raise
 
     def stop(self) -> None:
@@ -71,14 +76,18 @@ class Jobs:
 
     by_partition: dict[PartitionId, list[Job]] = field(default_factory=dict)
     spec: str = "1"
+    specs_to_come: int = 0
 
     async def runner(self, partition: PartitionId, token: int, session: Session) -> Job:
+        if not self.spec_hash(partition):
+            raise SpecInvalid(["no such pipeline"])
         job = Job(token, session)
         self.by_partition.setdefault(partition, []).append(job)
         return job
 
     def spec_hash(self, partition: PartitionId) -> str:
-        return self.spec
+        self.specs_to_come -= 1
+        return self.spec if self.specs_to_come < 0 else ""
 
     def process_usage(self) -> tuple[float, int]:
         return 1.0, 1000
@@ -289,3 +298,80 @@ async def test_usage_is_reported_under_the_session() -> None:
         assert worker is not None
         assert item.lease == worker.session
         assert (usage.records, usage.bytes_in) == (10, 1000)
+
+
+async def test_a_token_that_is_over_is_not_run_again_by_an_inbox_that_lags() -> None:
+    async with a_fleet() as fleet:
+        await fleet.grant(A)
+        await until(lambda: fleet.jobs.running(A))
+        await fleet.etcd.delete(KEYS.lease(A))  # the entry stays, as it does in a copy that has not caught up
+        fleet.jobs.by_partition[A][0].ended.set_exception(LeaseLost("the sink noticed first"))
+        await fleet.grant(B)
+        await until(lambda: fleet.jobs.running(B))
+        await fleet.revoke(B)
+        await gone(fleet, KEYS.lease(B))
+        assert len(fleet.jobs.by_partition[A]) == 1
+
+
+async def test_a_lease_that_is_ours_still_is_given_back_when_the_sink_takes_it_for_lost() -> None:
+    async with a_fleet() as fleet:
+        await fleet.grant(A)
+        await until(lambda: fleet.jobs.running(A))
+        fleet.jobs.by_partition[A][0].ended.set_exception(LeaseLost("an operator moved the progress"))
+        await gone(fleet, KEYS.lease(A), KEYS.inbox_entry("w", A))
+        assert not await fleet.exists(KEYS.failure(A))
+
+
+async def test_a_runner_that_cleans_up_is_not_cancelled_again() -> None:
+    async with a_fleet() as fleet:
+        await fleet.grant(A)
+        await until(lambda: fleet.jobs.running(A))
+        job = fleet.jobs.by_partition[A][0]
+        job.may_clean = asyncio.Event()
+        await fleet.etcd.delete(KEYS.inbox_entry("w", A))
+        await until(lambda: job.cancelled)
+        await fleet.grant(B)
+        await until(lambda: fleet.jobs.running(B))
+        job.may_clean.set()
+        async with asyncio.timeout(10):
+            await job.cleaned.wait()
+
+
+async def test_an_entry_of_another_session_with_this_id_is_not_ours() -> None:
+    async with a_fleet() as fleet:
+        other = await fleet.etcd.grant(10)
+        await fleet.etcd.put(KEYS.inbox_entry("w", A), encode(InboxRecord()), lease=other)
+        await fleet.grant(B)
+        await until(lambda: fleet.jobs.running(B))
+        assert A not in fleet.jobs.by_partition
+
+
+async def test_a_worker_that_waits_for_its_id_can_be_drained() -> None:
+    async with a_fleet() as fleet:
+        second = LeaseAgent(
+            fleet.agent._identity,
+            etcd=fleet.etcd,
+            keys=KEYS,
+            clock=SystemClock(),
+            specs=Mirror(fleet.etcd, KEYS.specs),
+            assembly=Jobs(),
+        )
+        running = asyncio.create_task(second.run())
+        await asyncio.sleep(0.05)
+        second.drain()
+        async with asyncio.timeout(10):
+            await running
+        assert await fleet.exists(KEYS.worker("w"))
+        assert not await fleet.exists(KEYS.cordon("w"))
+
+
+async def test_a_lease_whose_spec_has_not_arrived_waits_for_it() -> None:
+    async with a_fleet() as fleet:
+        fleet.jobs.specs_to_come = 1
+        await fleet.grant(A)
+        await until(lambda: fleet.jobs.running(A))
+        await fleet.grant(B)
+        await until(lambda: fleet.jobs.running(B))
+        assert len(fleet.jobs.by_partition[A]) == 1
+        assert await fleet.exists(KEYS.lease(A))
+        assert not await fleet.exists(KEYS.failure(A))

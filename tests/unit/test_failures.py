@@ -4,6 +4,7 @@ import pytest
 
 from sluiceway.common.errors import AccessDenied, OffsetOutOfRange, SinkUnavailable, SinkUnfit, SourceUnavailable
 from sluiceway.common.records import FailureKind
+from sluiceway.scheduler.grants.failures import quarantine_reason
 from sluiceway.worker.failures import DeadLetterRate, DeadLetterRateExceeded, Failure, SourceDenied, classify, record
 
 
@@ -39,6 +40,15 @@ def test_failures_count_on_and_name_each_worker_once() -> None:
     second = record(failure, before=first, worker="w2", at=2)
     third = record(failure, before=second, worker="w1", at=3)
     assert (third.count, third.workers, third.last_at) == (3, ["w1", "w2"], 3)
+
+
+def test_workers_that_failed_in_an_outage_are_not_held_against_the_partition_after_it() -> None:
+    before = None
+    for number in range(50):
+        before = record(Failure(kind=FailureKind.SINK, error="down"), before=before, worker=f"w{number % 3}", at=number)
+    after = record(Failure(kind=FailureKind.BUG, error="once"), before=before, worker="w0", at=50)
+    assert (after.count, after.workers) == (1, ["w0"])
+    assert quarantine_reason(after, {"w0", "w1", "w2"}) is None
 
 
 def test_a_few_bad_records_are_dead_letters_but_mostly_bad_ones_are_a_wrong_spec() -> None:

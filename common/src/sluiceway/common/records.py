@@ -156,6 +156,11 @@ class FailureKind(StrEnum):
     RESOURCES = "resources"
     BUG = "bug"
 
+    @property
+    def is_outage(self) -> bool:
+        """Whether it is the source's or the sink's fault, and no worker's or record's."""
+        return self in (FailureKind.SOURCE, FailureKind.SINK)
+
 
 class FailureRecord(Record, frozen=True, kw_only=True):
     """`failures/<partition>`: what happened when holders gave it up. Removed by a success or by `sluiceway retry`."""
@@ -169,7 +174,7 @@ class FailureRecord(Record, frozen=True, kw_only=True):
     traceback: str = ""
 
 
-class PartitionUsage(Record, frozen=True, kw_only=True):
+class PartitionUsage(Record, frozen=True, kw_only=True, omit_defaults=True):
     """What one runner used since the last report, and how far it is.
 
     Units: seconds, records, bytes; the rates are over `interval_s`.

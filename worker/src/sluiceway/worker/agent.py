@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import heapq
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -40,6 +41,7 @@ from sluiceway.worker.usage import Usage
 log = structlog.get_logger()
 RETRY_S = 0.5
 RELIEF_INTERVAL_S = 0.2
+MAX_REPORTED = 3000  # partitions in one report, the busiest: etcd takes values of 1.5 MiB
 
 
 class Work(Protocol):
@@ -107,6 +109,7 @@ class _Life:
     session: Session
     tasks: asyncio.TaskGroup
     held: dict[PartitionId, _Held] = field(default_factory=dict)
+    ended: dict[PartitionId, int] = field(default_factory=dict)  # tokens that are over, though the inbox may lag
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # the inbox, a spec or a runner's end
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -150,21 +153,12 @@ class LeaseAgent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 background: list[asyncio.Task[None]] = [tasks.create_task(session.run(), name="session")]
-                await self._register(session)
-                self._session = session
-                life = _Life(session, tasks)
-                inbox = Mirror(self._etcd, self._keys.inbox(self._identity.record.id))
-                for name, work in (
-                    ("inbox", inbox.run()),
-                    ("watch inbox", _signal(inbox, life.changed)),
-                    ("watch specs", _signal(self._specs, life.changed)),
-                    ("reconcile", self._reconcile_for_ever(inbox, life)),
-                    ("report", self._report_for_ever(life)),
-                    ("relieve", self._relieve_for_ever(life)),
-                ):
-                    background.append(tasks.create_task(work, name=name))
-                await self._draining.wait()
-                await self._give_everything_back(life)
+                if await self._register(session):
+                    self._session = session
+                    life = _Life(session, tasks)
+                    background += self._start_background(life)
+                    await self._draining.wait()
+                    await self._give_everything_back(life)
                 for task in background:
                     task.cancel()
         finally:
@@ -172,23 +166,36 @@ class LeaseAgent:
             with contextlib.suppress(EtcdUnavailable, AccessDenied):
                 await session.close()  # nothing of this session runs any more: others may take over at once
 
-    async def _register(self, session: Session) -> None:
-        """Puts `workers/<id>`; while another session has this id, waits for it to end."""
+    def _start_background(self, life: _Life) -> list[asyncio.Task[None]]:
+        inbox = Mirror(self._etcd, self._keys.inbox(self._identity.record.id))
+        works: dict[str, Coroutine[Any, Any, None]] = {
+            "inbox": inbox.run(),
+            "watch inbox": _signal(inbox, life.changed),
+            "watch specs": _signal(self._specs, life.changed),
+            "reconcile": self._reconcile_for_ever(inbox, life),
+            "report": self._report_for_ever(life),
+            "relieve": self._relieve_for_ever(life),
+        }
+        return [life.tasks.create_task(work, name=name) for name, work in works.items()]
+
+    async def _register(self, session: Session) -> bool:
+        """Puts `workers/<id>`; while another session has this id, waits for it to end. False when drained meanwhile."""
         key = self._keys.worker(self._identity.record.id)
         record = msgspec.structs.replace(self._identity.record, session=session.id, started_at=self._clock.now())
         said = False
-        while True:
+        while not self._draining.is_set():
             session.check()
             with contextlib.suppress(EtcdUnavailable):
                 done = await self._etcd.txn(Txn([absent(key)], [Put(key, encode(record), session.id)]))
                 kept = None if done.succeeded else await self._etcd.get(key)
                 if done.succeeded or (kept is not None and kept.lease == session.id):
                     log.info("session_open", session=session.id, ttl_s=self._identity.ttl_s)
-                    return
+                    return True
                 if not said:
                     said = True
                     log.warning("worker_id_taken", reason="another session with this id has not ended yet")
             await asyncio.sleep(RETRY_S)
+        return False
 
     async def _reconcile_for_ever(self, inbox: Mirror, life: _Life) -> None:
         while True:
@@ -203,17 +210,23 @@ class LeaseAgent:
             self._assembly.relieve_memory({str(p): h.runner for p, h in life.held.items() if h.runner is not None})
 
     def _reconcile(self, items: Mapping[str, KeyValue], life: _Life) -> None:
-        """Makes the runners what the inbox says."""
+        """Makes the runners what the inbox says. Each token is run once, whatever an inbox that lags still says."""
         prefix = self._keys.inbox(self._identity.record.id)
-        wanted = {PartitionId.parse(key.removeprefix(prefix)): item for key, item in items.items()}
+        wanted = {
+            PartitionId.parse(key.removeprefix(prefix)): item
+            for key, item in items.items()
+            if item.lease == life.session.id
+        }
+        life.ended = {partition: token for partition, token in life.ended.items() if partition in wanted}
         for partition, held in list(life.held.items()):
             item = wanted.get(partition)
             if item is None or item.create_revision != held.token:
-                held.task.cancel()
-            elif _revoking(item) or held.spec_hash != self._assembly.spec_hash(partition):
+                _cancel(held)
+            elif _revoking(item) or held.spec_hash not in ("", self._assembly.spec_hash(partition)):
                 self._stop(held)
         for partition, item in sorted(wanted.items()):
-            if partition not in life.held and not self._draining.is_set():
+            is_new = partition not in life.held and item.create_revision != life.ended.get(partition)
+            if is_new and not self._draining.is_set():
                 self._start(partition, item.create_revision, life, release_only=_revoking(item))
         metrics.LEASES.set(len(life.held))
 
@@ -224,7 +237,8 @@ class LeaseAgent:
         task.add_done_callback(lambda _: self._ended(partition, life))
 
     def _ended(self, partition: PartitionId, life: _Life) -> None:
-        del life.held[partition]
+        life.ended[partition] = life.held.pop(partition).token
+        metrics.LAG.remove(str(partition))
         metrics.LEASES.set(len(life.held))
         life.released.set()
         life.changed.set()
@@ -242,8 +256,11 @@ class LeaseAgent:
         failure: Failure | None = None
         bound = log.bind(partition=str(partition), token=token)
         try:
-            runner = await self._assembly.runner(partition, token, life.session)
             held = life.held[partition]
+            if not held.spec_hash:  # the scheduler saw the specs when it granted: so must we
+                await self._specs.wait_for(token)
+                held.spec_hash = self._assembly.spec_hash(partition)
+            runner = await self._assembly.runner(partition, token, life.session)
             held.runner = runner
             if held.stopped:
                 runner.stop()
@@ -252,7 +269,6 @@ class LeaseAgent:
         except LeaseLost as lost:
             life.session.check()  # the session's own end is the session's affair
             bound.warning("lease_lost", reason=str(lost))
-            return
         except Exception as error:
             failure = None if is_etcd_outage(error) else classify(error)
             if failure is not None:
@@ -278,7 +294,10 @@ class LeaseAgent:
     async def _failure_record(self, partition: PartitionId, failure: Failure) -> Put:
         key = self._keys.failure(partition)
         item = await self._etcd.get(key)
-        before = decode(FailureRecord, item.value) if item else None
+        before = None
+        if item is not None:
+            with contextlib.suppress(msgspec.DecodeError):  # of another version: counting starts anew
+                before = decode(FailureRecord, item.value)
         after = record(failure, before=before, worker=self._identity.record.id, at=self._clock.now())
         return Put(key, encode(after))
 
@@ -304,7 +323,7 @@ class LeaseAgent:
         except TimeoutError:
             log.warning("drain_timeout", dropped=len(life.held))
             for held in life.held.values():
-                held.task.cancel()
+                _cancel(held)
         log.info("drained")
 
     async def _report_for_ever(self, life: _Life) -> None:
@@ -329,6 +348,11 @@ class LeaseAgent:
             if usage.log_end >= 0:
                 metrics.LAG.labels(name).set(max(0, usage.log_end - usage.position))
         metrics.BUFFERED.set(self._assembly.buffered_bytes())
+        partitions = {
+            name: usage.report(interval_s=interval_s, loop_cpu_s=usage.bytes_in * share)
+            for name, usage in usages.items()
+        }
+        busiest = heapq.nlargest(MAX_REPORTED, partitions, key=lambda name: partitions[name].bytes_in)
         return LoadReport(
             worker=self._identity.record.id,
             sequence=self._sequence,
@@ -336,11 +360,14 @@ class LeaseAgent:
             cpu_s=cpu_s,
             rss_bytes=rss_bytes,
             buffered_bytes=self._assembly.buffered_bytes(),
-            partitions={
-                name: usage.report(interval_s=interval_s, loop_cpu_s=usage.bytes_in * share)
-                for name, usage in usages.items()
-            },
+            partitions={name: partitions[name] for name in busiest},
         )
+
+
+def _cancel(held: _Held) -> None:
+    """Once: a second time would interrupt the runner while it cleans up."""
+    if not held.task.cancelling():
+        held.task.cancel()
 
 
 def _revoking(item: KeyValue) -> bool:

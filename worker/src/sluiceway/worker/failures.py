@@ -9,6 +9,8 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 
+import msgspec
+
 from sluiceway.common.errors import (
     AccessDenied,
     EtcdUnavailable,
@@ -54,7 +56,7 @@ def classify(error: BaseException) -> Failure:
     """The failure that an error is; what nobody foresaw is a bug and keeps its traceback (last 4,000 characters)."""
     for kind, meaning in _KINDS:
         if isinstance(error, kind):
-            return Failure(kind=meaning, error=str(error) or kind.__name__)
+            return Failure(kind=meaning, error=(str(error) or kind.__name__)[:2000])
     text = "".join(traceback.format_exception(error))
     return Failure(kind=FailureKind.BUG, error=f"{type(error).__name__}: {error}"[:500], traceback=text[-4000:])
 
@@ -65,7 +67,12 @@ def is_etcd_outage(error: BaseException) -> bool:
 
 
 def record(failure: Failure, *, before: FailureRecord | None, worker: str, at: float) -> FailureRecord:
-    """The failure record after one more failure: counts on, and names each worker once, oldest first."""
+    """The failure record after one more failure: counts on, and names each worker once, oldest first.
+
+    What failed during an outage says nothing about the partition: after one, other failures are counted anew.
+    """
+    if before is not None and before.kind.is_outage and not failure.kind.is_outage:
+        before = msgspec.structs.replace(before, count=0, workers=[])
     workers = [*(before.workers if before else [])]
     if worker not in workers:
         workers.append(worker)
