@@ -47,11 +47,18 @@ class OffsetOutOfRange(SluicewayError):
         wanted: the offset asked for.
         earliest: the broker's first offset.
         latest: the broker's log end offset.
+        recreated: the wanted offset belongs to a former topic of the same name.
     """
 
-    def __init__(self, wanted: int, earliest: int, latest: int) -> None:
-        super().__init__(f"offset {wanted} is outside of the broker's range {earliest} to {latest}")
-        self.wanted, self.earliest, self.latest = wanted, earliest, latest
+    def __init__(self, wanted: int, earliest: int, latest: int, *, recreated: bool = False) -> None:
+        super().__init__(
+            f"the topic was deleted and created again: offset {wanted} belongs to the former one, the new one has "
+            f"{earliest} to {latest}; to deliver it, list it in the pipeline under a Topic spec of another name"
+            if recreated
+            else f"offset {wanted} is outside of the broker's range {earliest} to {latest}: records were removed; to "
+            "go on without them, set on_offset_out_of_range: earliest (or latest), then `sluiceway retry`"
+        )
+        self.wanted, self.earliest, self.latest, self.recreated = wanted, earliest, latest, recreated
 
 
 class SinkUnavailable(Retryable):

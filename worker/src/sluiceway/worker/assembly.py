@@ -32,7 +32,7 @@ from sluiceway.common.kafka.cluster import KafkaCluster, connect
 from sluiceway.common.kafka.protocol import TopicPartition
 from sluiceway.common.kafka.wire import NO_UUID
 from sluiceway.common.keys import Keys
-from sluiceway.common.specs.models import ParquetSink as ParquetSinkSpec
+from sluiceway.common.specs.models import PipelineSpec
 from sluiceway.worker.agent import Work
 from sluiceway.worker.batches import LogIdentity
 from sluiceway.worker.budget import ByteBudget
@@ -44,7 +44,7 @@ from sluiceway.worker.decode.registry import SchemaRegistry
 from sluiceway.worker.failures import SourceDenied
 from sluiceway.worker.fetch.feed import Feed
 from sluiceway.worker.fetch.fetcher import Fetcher
-from sluiceway.worker.objects.api import ObjectStore
+from sluiceway.worker.objects.api import PROBE_FOLDER, ObjectStore
 from sluiceway.worker.objects.open import open_store
 from sluiceway.worker.objects.probe import probe
 from sluiceway.worker.runner import Assignment, Runner
@@ -87,7 +87,14 @@ class SharedParts:
         """A runner for one lease. Raises SluicewayError: see `agent.Assembly.runner`."""
         resolved = resolve(self._specs.snapshot().items, self._keys, partition)
         connected = self._connected(partition.pipeline, resolved)
-        store = await self._store(resolved.pipeline.sink, probed=resolved.pipeline.delivery == "exactly_once")
+        store = await self._store(resolved.pipeline)
+        usage = Usage(pipeline=partition.pipeline)
+
+        def sink_troubled(problem: str) -> None:
+            usage.sink_problem = problem
+            if problem:
+                self._forget_store(resolved.pipeline, store)
+
         decoder = JsonDecoder(partition, resolved.pipeline.format, resolved.pipeline.origin)
         schemas = self._registry(partition, decoder)
         sink = ParquetSink(
@@ -104,6 +111,7 @@ class SharedParts:
             patience_s=self._patience_s,
             encoders=self._decoders,
             writers=self._writers,
+            on_trouble=sink_troubled,
         )
         return Runner(
             Assignment(partition=partition, token=token, spec=resolved.pipeline, spec_hash=resolved.hash),
@@ -112,7 +120,7 @@ class SharedParts:
             sink=sink,
             budget=self._budget,
             clock=self._clock,
-            usage=Usage(pipeline=partition.pipeline),
+            usage=usage,
             on_first_delivery=lambda: self._forgive(partition, token),
         )
 
@@ -145,8 +153,8 @@ class SharedParts:
             snapshot = await self._specs.changed(revision)
             revision = snapshot.revision
             for spec in pipelines(snapshot.items, self._keys):
-                with contextlib.suppress(SluicewayError):  # the first lease says what is wrong
-                    await self._store(spec.sink, probed=spec.delivery == "exactly_once")
+                with contextlib.suppress(Exception):  # the first lease says what is wrong; others have work to do
+                    await self._store(spec)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -162,26 +170,34 @@ class SharedParts:
             self._clusters[key] = _Connected(cluster, Fetcher(cluster, self._budget))
         return self._clusters[key]
 
-    async def _store(self, sink: ParquetSinkSpec, *, probed: bool) -> ObjectStore:
+    async def _store(self, spec: PipelineSpec) -> ObjectStore:
         """The sink's store, opened and probed once; a failed try is not remembered."""
-        key = f"{probed} {sink.model_dump_json()}"
+        key = _store_key(spec)
         if key not in self._stores:
             loop = asyncio.get_running_loop()
 
             def open_and_probe() -> ObjectStore:
-                store = open_store(sink)
-                if probed:
-                    probe(store, url=sink.url)
+                store = open_store(spec.sink)
+                if spec.delivery == "exactly_once":
+                    probe(store, url=spec.sink.url)
+                else:
+                    store.list(f"{PROBE_FOLDER}/")  # no lease shall fetch records for a store that is not there
                 return store
 
             self._stores[key] = asyncio.ensure_future(loop.run_in_executor(self._writers, open_and_probe))
         task = self._stores[key]
         try:
             return await asyncio.shield(task)
-        except SluicewayError:
+        except Exception:
             if self._stores.get(key) is task:
                 del self._stores[key]
             raise
+
+    def _forget_store(self, spec: PipelineSpec, store: ObjectStore) -> None:
+        """The next lease opens and probes the store anew, with the secrets of then, before it fetches anything."""
+        task = self._stores.get(_store_key(spec))
+        if task is not None and task.done() and task.result() is store:
+            del self._stores[_store_key(spec)]
 
     def _registry(self, partition: PartitionId, decoder: JsonDecoder) -> SchemaRegistry:
         return self._schemas.setdefault(
@@ -197,6 +213,10 @@ class SharedParts:
             )
         except EtcdUnavailable:
             return
+
+
+def _store_key(spec: PipelineSpec) -> str:
+    return f"{spec.delivery} {spec.sink.model_dump_json()}"
 
 
 class _TopicSource:

@@ -67,6 +67,8 @@ class Source(Protocol):
 class Budget(Protocol):
     """The worker's bytes in flight; a block's bytes are reserved from its fetch until they are released."""
 
+    def take(self, size_bytes: int) -> None: ...
+
     def release(self, size_bytes: int) -> None: ...
 
 
@@ -99,7 +101,8 @@ class Runner:
         on_first_delivery: Callable[[], Awaitable[None]],
     ) -> None:
         self.assignment = assignment
-        self.usage = usage
+        self._usage = usage
+        self._feed: Feed | None = None
         self._source, self._decode, self._sink = source, decode, sink
         self._budget, self._clock = budget, clock
         self._on_first_delivery: Callable[[], Awaitable[None]] | None = on_first_delivery
@@ -112,8 +115,15 @@ class Runner:
         self._dead_letter_rate = DeadLetterRate(max_share=policy.max_share, min_records=policy.min_records)
 
     @property
+    def usage(self) -> Usage:
+        """The counters, and how the feed is doing now."""
+        if self._feed is not None:
+            self._watch(self._feed)
+        return self._usage
+
+    @property
     def buffered_bytes(self) -> int:
-        return self._buffer.size_bytes
+        return self._buffer.held_bytes
 
     def stop(self) -> None:
         """Asks the runner to stop intake, to flush what is worth it, and to return."""
@@ -141,11 +151,11 @@ class Runner:
                 except OffsetOutOfRange as gap:
                     progress = await self._skip(gap)
         finally:
-            for block in self._buffer.take():
-                self._budget.release(block.size_bytes)
+            self._budget.release(self._buffer.held_bytes)
+            self._buffer.take()
 
     async def _deliver_from(self, offset: int) -> None:
-        feed = await self._source.open(offset, self._log)
+        feed = self._feed = await self._source.open(offset, self._log)
         intake = asyncio.create_task(self._intake(feed), name=f"intake {self.assignment.partition}")
         intake.add_done_callback(lambda _: self._changed.set())
         try:
@@ -158,6 +168,7 @@ class Runner:
             await asyncio.wait([intake])
             await self._flush()
         finally:
+            self._feed = None
             intake.cancel()
             try:
                 await asyncio.wait([intake])
@@ -175,9 +186,12 @@ class Runner:
             finally:
                 if decoded is None:
                     self._budget.release(block.size_bytes)
-            self._buffer.add(decoded, at=self._clock.monotonic())
+            # Short records, and those with few of very many columns, take more room than their bytes.
+            held_bytes = max(block.size_bytes, decoded.table.nbytes)
+            self._budget.take(held_bytes - block.size_bytes)
+            self._buffer.add(decoded, at=self._clock.monotonic(), held_bytes=held_bytes)
             records, dead = decoded.table.num_rows + len(decoded.dead), len(decoded.dead)
-            self.usage.fetched(
+            self._usage.fetched(
                 records=records,
                 size_bytes=block.size_bytes,
                 buffered_bytes=self._buffer.size_bytes,
@@ -190,8 +204,8 @@ class Runner:
 
     def _watch(self, feed: Feed) -> None:
         self._log = feed.log
-        self.usage.position, self.usage.log_end = feed.position, feed.log_end
-        self.usage.state, self.usage.detail = ("paused", feed.problem) if feed.problem else ("running", "")
+        self._usage.position, self._usage.log_end = feed.position, feed.log_end
+        self._usage.state, self._usage.detail = ("paused", feed.problem) if feed.problem else ("running", "")
 
     async def _wait_until_due(self) -> None:
         timeout_s = self._buffer.seconds_until_due(now=self._clock.monotonic())
@@ -210,17 +224,16 @@ class Runner:
 
     async def _flush(self) -> None:
         if self._buffer.size_bytes >= FLUSH_WORTH_BYTES:
-            self.usage.state = "draining"
+            self._usage.state = "draining"
             await self._cut(CutCause.REVOKE)
 
     async def _cut(self, cause: CutCause) -> None:
-        blocks = self._buffer.take()
-        size_bytes = sum(block.size_bytes for block in blocks)
+        held_bytes, blocks = self._buffer.held_bytes, self._buffer.take()
         try:
             delivery = await self._sink.deliver(blocks, log=self._log)
         finally:
-            self._budget.release(size_bytes)
-        self.usage.delivered(
+            self._budget.release(held_bytes)
+        self._usage.delivered(
             rows=delivery.rows,
             rescued=sum(block.rescued for block in blocks),
             dead=delivery.dead,
@@ -236,7 +249,7 @@ class Runner:
         """Goes on past records that the broker removed, by policy, and accounts for them as lost."""
         policy = self.assignment.spec.on_offset_out_of_range
         target = gap.earliest if policy == "earliest" else gap.latest
-        if policy == "fail" or target <= gap.wanted:
+        if policy == "fail" or gap.recreated or target <= gap.wanted:
             raise gap
         if self._buffer.blocks:
             await self._cut(CutCause.GAP)

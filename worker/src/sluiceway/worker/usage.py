@@ -46,6 +46,7 @@ class Usage:
     rescued: int = 0
     state: str = "recovering"
     detail: str = ""
+    sink_problem: str = ""  # why the sink can't be written now, while it is retried
 
     def fetched(self, *, records: int, size_bytes: int, buffered_bytes: int, cpu_s: float) -> None:
         self.records += records
@@ -78,8 +79,8 @@ class Usage:
             log_end=self.log_end,
             dead_letters=self.dead_letters,
             rescued=self.rescued,
-            state=self.state,
-            detail=self.detail,
+            state="paused" if self.sink_problem else self.state,
+            detail=f"sink: {self.sink_problem}" if self.sink_problem else self.detail,
         )
         self.records = self.bytes_in = self.bytes_out = self.peak_buffer_bytes = self.dead_letters = self.rescued = 0
         self.cpu_s = 0.0

@@ -1,6 +1,8 @@
 """The embedded Kafka-compatible broker: starts at once, needs no Java, and keeps everything in memory.
 
-It writes what it holds when it is stopped in an orderly way; what it holds is lost when it is killed. `kafka.py` has
+It writes what it holds when it is stopped in an orderly way; what it holds is lost when it is killed. It names every
+transaction that was ever aborted in each answer, also those that ended before the wanted offset; a reader then takes a
+later transaction of the same producer for aborted, too. So it is no broker for transactions that abort. `kafka.py` has
 the real one.
 """
 

@@ -56,7 +56,7 @@ def failure(code: int, subject: str) -> SluicewayError:
     if code in _DENIED:
         return AccessDenied(f"{subject}: the cluster does not let us read it; grant READ and DESCRIBE to our user")
     if code in (UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID):
-        return SourceUnavailable(f"{subject} does not exist on the cluster")
+        return SourceUnavailable(f"{subject} does not exist on the cluster: create it, or correct the Topic's spec")
     return SourceUnavailable(f"{subject}: the broker answers {code_name(code)}")
 
 
@@ -71,7 +71,9 @@ def wrapped(error: Exception, subject: str) -> SluicewayError:
         return error
     causes = list(_causes(error))
     if any(isinstance(cause, _AUTHENTICATION) for cause in causes):
-        return AccessDenied(f"{subject} refuses our credentials: {error}")
+        return AccessDenied(
+            f"{subject} refuses our credentials ({error}): check sasl.username and the secret of sasl.password"
+        )
     if any(_is_certificate_problem(cause) for cause in causes):
         return AccessDenied(f"TLS with {subject} failed, check the certificates: {causes[-1]}")
     if isinstance(error, TimeoutError):

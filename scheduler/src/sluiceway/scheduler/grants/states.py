@@ -16,6 +16,7 @@ from sluiceway.common.records import Condition, FailureKind, PipelineState
 from sluiceway.scheduler.grants.wanted import Wanted
 from sluiceway.scheduler.placement.reasons import Reason
 from sluiceway.scheduler.placement.suitable import Suitable
+from sluiceway.scheduler.snapshot import Failure
 
 if TYPE_CHECKING:
     from sluiceway.scheduler.grants.decide import View
@@ -99,7 +100,7 @@ def _condition(
         return Condition.SOURCE_UNAVAILABLE, troubles[FailureKind.SOURCE]
     if refuses or FailureKind.SINK in troubles:
         return Condition.SINK_UNAVAILABLE, suitable.refusals if refuses else troubles[FailureKind.SINK]
-    if not counts.leased:
+    if not counts.leased and not counts.quarantined:
         return Condition.PENDING, _summary(unplaced) or "waiting for the cluster to name the topics' partitions"
     if len(unplaced) or counts.quarantined:
         return Condition.DEGRADED, _summary(unplaced)
@@ -132,10 +133,10 @@ def _count(view: View, partitions: Iterable[PartitionId]) -> _Counts:
 
 
 def _troubles(view: View) -> dict[str, dict[FailureKind, str]]:
-    """By pipeline, the first outage that holders report: in failures of released partitions, or while pausing."""
+    """By pipeline, the first outage that holders report: in failures that are not over yet, or while pausing."""
     found: dict[str, dict[FailureKind, str]] = {}
     for partition, failure in sorted(view.snapshot.failures.items()):
-        if failure.record.kind in (FailureKind.SOURCE, FailureKind.SINK) and partition not in view.snapshot.leases:
+        if failure.record.kind in (FailureKind.SOURCE, FailureKind.SINK) and not _works_again(view, failure):
             found.setdefault(partition.pipeline, {}).setdefault(failure.record.kind, failure.record.error)
     for _, load in sorted(view.snapshot.loads.items()):
         for text, usage in sorted(load.record.partitions.items()):
@@ -143,3 +144,15 @@ def _troubles(view: View) -> dict[str, dict[FailureKind, str]]:
                 kind = FailureKind.SINK if usage.detail.startswith("sink") else FailureKind.SOURCE
                 found.setdefault(text.partition("/")[0], {}).setdefault(kind, usage.detail)
     return found
+
+
+def _works_again(view: View, failure: Failure) -> bool:
+    """Whether a later holder is past the outage: it reads, and nothing that it read waits for the sink. A holder that
+    has just begun to try again is not, or the condition would alternate with each try."""
+    lease = view.snapshot.leases.get(failure.partition)
+    load = view.snapshot.loads.get(lease.record.holder) if lease is not None else None
+    usage = load.record.partitions.get(str(failure.partition)) if load is not None else None
+    if usage is None or usage.state != "running" or usage.log_end < 0:
+        return False
+    progress = view.snapshot.progress.get(failure.partition)
+    return failure.record.kind is FailureKind.SOURCE or progress is None or usage.position <= progress.next_offset

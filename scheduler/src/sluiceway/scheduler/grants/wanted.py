@@ -50,7 +50,8 @@ def find_wanted(snapshot: FleetSnapshot, sources: SourceView) -> Wanted:
             counts[name, topic] = remembered.get((name, topic), 0) if count is None else count
             known += _numbered(name, topic, counts[name, topic])
             if view is not None and view.problem:
-                wrong.append(f"topic {topic}: {view.problem}")
+                named = view.problem.startswith(f"topic {topic} ")
+                wrong.append(view.problem if named else f"topic {topic}: {view.problem}")
         partitions[name] = known
         problems[name] = tuple(wrong)
     return Wanted(partitions=partitions, counts=counts, problems=problems, uncounted=uncounted)

@@ -414,7 +414,7 @@ class Fetcher:
         earliest, latest = bounds
         is_recreated = layout.topic_id != NO_UUID and feed.topic_id not in (NO_UUID, layout.topic_id)
         if is_recreated or not earliest <= feed.fetch_offset <= latest:
-            feed.fail(OffsetOutOfRange(feed.fetch_offset, earliest, latest))
+            feed.fail(OffsetOutOfRange(feed.fetch_offset, earliest, latest, recreated=is_recreated))
         else:
             feed.trouble(SourceUnavailable(f"partition {feed.partition}: the leader is behind for the moment"))
             self._lose(feed)

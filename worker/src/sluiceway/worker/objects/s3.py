@@ -161,6 +161,7 @@ def s3_client(spec: S3 | None) -> S3Client:
 
     Raises:
         AccessDenied: a secret can't be read.
+        SinkUnfit: the endpoint is no address.
     """
     s3 = spec or S3()
     keys: dict[str, Any] = {}
@@ -178,7 +179,11 @@ def s3_client(spec: S3 | None) -> S3Client:
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if s3.endpoint else {},
     )
-    return boto3.session.Session().client("s3", endpoint_url=s3.endpoint, region_name=s3.region, config=config, **keys)
+    session = boto3.session.Session()
+    try:
+        return session.client("s3", endpoint_url=s3.endpoint, region_name=s3.region, config=config, **keys)
+    except (ValueError, client_errors.BotoCoreError) as error:
+        raise SinkUnfit(f"the sink's s3 settings can't be used, correct them: {error}") from error
 
 
 def _readable(body: bytes | memoryview) -> Any:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from prometheus_client import Counter
 
 from sluiceway.common.clock import Clock
-from sluiceway.common.errors import EtcdUnavailable, LeaseLost, SinkUnavailable
+from sluiceway.common.errors import AccessDenied, EtcdUnavailable, LeaseLost, SinkUnavailable, SinkUnfit
 from sluiceway.common.etcd.api import Etcd, KeyValue
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.keys import Keys
@@ -109,9 +109,11 @@ class ParquetSink:
         nonce: Callable[[], str] = lambda: secrets.token_hex(4),
         encoders: Executor | None = None,
         writers: Executor | None = None,
+        on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`patience_s`: how long a failing store is retried. `encoders` run CPU work and `writers` blocking calls; None
-        is the loop's own threads, which a store that hangs would then keep from others."""
+        is the loop's own threads, which a store that hangs would then keep from others. `on_trouble` is told why the
+        store can't be used, and an empty text when it can be again."""
         layout.check_dead_letter_folder(spec.dead_letters.prefix)
         self._partition, self._token = partition, token
         self._spec, self._spec_hash = spec, spec_hash
@@ -119,7 +121,7 @@ class ParquetSink:
         self._session, self._clock = session, clock
         self._lease_key, self._progress_key = keys.lease(partition), keys.progress(partition)
         self._patience_s, self._sleep, self._nonce = patience_s, sleep, nonce
-        self._encoders, self._writers = encoders, writers
+        self._encoders, self._writers, self._on_trouble = encoders, writers, on_trouble
         self._progress: ProgressRecord | None = None
         self._log = UNKNOWN_LOG
         self._revision = 0
@@ -343,11 +345,15 @@ class ParquetSink:
         deadline_s = self._clock.monotonic() + self._patience_s
         for pause_s in _pauses():
             try:
-                return await self._on_thread(self._writers, fenced)
-            except SinkUnavailable:
-                if self._clock.monotonic() + pause_s > deadline_s:
+                result = await self._on_thread(self._writers, fenced)
+            except (SinkUnavailable, AccessDenied, SinkUnfit) as error:
+                self._on_trouble(str(error))
+                if not isinstance(error, SinkUnavailable) or self._clock.monotonic() + pause_s > deadline_s:
                     raise
                 await self._sleep(pause_s)
+            else:
+                self._on_trouble("")
+                return result
         raise AssertionError("pauses never end")
 
     async def _on_thread(self, executor: Executor | None, call: Callable[[], Result]) -> Result:
