@@ -44,19 +44,19 @@ def test_a_cut_is_due_at_the_first_limit_reached(
     rows: int, size_bytes: int, now: float, pressure: bool, cause: CutCause | None
 ) -> None:
     buffer = Buffer(policy=POLICY)
-    buffer.add(block(rows, size_bytes), at=0)
+    buffer.add(block(rows, size_bytes), at=0, held_bytes=8)
     assert buffer.due(now=now, under_pressure=pressure) == cause
 
 
 def test_age_counts_from_the_oldest_block_and_starts_again_after_a_take() -> None:
     buffer = Buffer(policy=POLICY)
-    buffer.add(block(1, 1), at=5)
-    buffer.add(block(1, 1), at=25)
+    buffer.add(block(1, 1), at=5, held_bytes=8)
+    buffer.add(block(1, 1), at=25, held_bytes=8)
     assert buffer.seconds_until_due(now=25) == 10
     assert len(buffer.take()) == 2
-    buffer.add(block(1, 1), at=40)
+    buffer.add(block(1, 1), at=40, held_bytes=8)
     assert buffer.seconds_until_due(now=40) == 30
-    assert (buffer.size_bytes, buffer.records) == (1, 1)
+    assert (buffer.size_bytes, buffer.held_bytes, buffer.records) == (1, 8, 1)
 
 
 def test_memory_is_freed_by_the_fewest_and_largest_buffers() -> None:

@@ -96,7 +96,11 @@ class ListSource:
 
 class CountingBudget:
     def __init__(self, reserved: int) -> None:
-        self.reserved = reserved
+        self.reserved = self.peak = reserved
+
+    def take(self, size_bytes: int) -> None:
+        self.reserved += size_bytes
+        self.peak = max(self.peak, self.reserved)
 
     def release(self, size_bytes: int) -> None:
         self.reserved -= size_bytes
@@ -209,6 +213,20 @@ async def test_short_memory_makes_a_cut_at_once() -> None:
     await until(lambda: rig.delivered() == [0, 1, 2, 3, 4])
     runner.stop()
     await running
+
+
+async def test_many_tiny_records_count_with_the_room_that_they_take() -> None:
+    feed = ListFeed([block(0, [b"{}"] * 1000)])
+    rig = Rig(feed)
+    runner = await rig.start()
+    running = asyncio.create_task(runner.run())
+    await until(lambda: runner.buffered_bytes > 0)
+    assert runner.buffered_bytes == rig.budget.peak > 10 * 2000
+    runner.relieve()
+    await until(lambda: len(rig.delivered()) == 1000)
+    runner.stop()
+    await running
+    assert rig.budget.reserved == 0
 
 
 async def test_a_gap_is_skipped_by_policy_and_counted_as_lost() -> None:

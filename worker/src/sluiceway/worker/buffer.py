@@ -32,20 +32,22 @@ class Buffer:
     policy: CutPolicy
     blocks: list[DecodedBlock] = field(default_factory=list)
     size_bytes: int = 0
+    held_bytes: int = 0  # of memory, which the budget counts
     records: int = 0
     oldest_at: float = 0.0  # monotonic seconds at which the oldest buffered block was fetched
 
-    def add(self, block: DecodedBlock, *, at: float) -> None:
+    def add(self, block: DecodedBlock, *, at: float, held_bytes: int) -> None:
         if not self.blocks:
             self.oldest_at = at
         self.blocks.append(block)
         self.size_bytes += block.size_bytes
+        self.held_bytes += held_bytes
         self.records += block.table.num_rows + len(block.dead)
 
     def take(self) -> list[DecodedBlock]:
         """Empties the buffer."""
         blocks, self.blocks = self.blocks, []
-        self.size_bytes = self.records = 0
+        self.size_bytes = self.held_bytes = self.records = 0
         return blocks
 
     def due(self, *, now: float, under_pressure: bool = False) -> CutCause | None:
