@@ -30,7 +30,6 @@ from sluiceway.worker.settings import WorkerSettings
 
 log = structlog.get_logger()
 VERSION = "0.1.0"
-WRITERS = 16  # object store calls that may wait at the same time
 
 DESCRIPTION = """Runs one Sluiceway worker: it delivers the partitions that the scheduler leases to it.
 
@@ -77,10 +76,7 @@ async def run(wanted: WorkerSettings) -> None:
     host, port = sock.getsockname()[:2]
     etcd = await connect(wanted.etcd)
     specs = Mirror(etcd, keys.specs)
-    with (
-        ThreadPoolExecutor(max(1, round(wanted.capacity.cpu)), thread_name_prefix="decode") as decoders,
-        ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as writers,
-    ):
+    with ThreadPoolExecutor(max(1, round(wanted.capacity.cpu)), thread_name_prefix="decode") as decoders:
         parts = SharedParts(
             worker=wanted.id,
             etcd=etcd,
@@ -89,7 +85,6 @@ async def run(wanted: WorkerSettings) -> None:
             specs=specs,
             budget=ByteBudget(wanted.buffer_bytes),
             decoders=decoders,
-            writers=writers,
             patience_s=wanted.patience_s,
         )
         identity = _identity(wanted, address=f"{host}:{port}")

@@ -24,7 +24,7 @@ from sluiceway.common.errors import (
     SourceUnavailable,
     SpecInvalid,
 )
-from sluiceway.common.etcd.api import Delete, Etcd, Txn, created_at
+from sluiceway.common.etcd.api import Delete, Etcd, KeyValue, Txn, created_at
 from sluiceway.common.etcd.mirror import Mirror
 from sluiceway.common.etcd.session import Session
 from sluiceway.common.ids import PartitionId
@@ -41,6 +41,7 @@ from sluiceway.worker.catalog import Resolved, pipelines, resolve
 from sluiceway.worker.decode.blocks import decode_block
 from sluiceway.worker.decode.json_records import JsonDecoder
 from sluiceway.worker.decode.registry import SchemaRegistry
+from sluiceway.worker.decode.schema import Limits
 from sluiceway.worker.failures import SourceDenied
 from sluiceway.worker.fetch.feed import Feed
 from sluiceway.worker.fetch.fetcher import Fetcher
@@ -52,6 +53,7 @@ from sluiceway.worker.sinks.columns import InferredColumns
 from sluiceway.worker.sinks.parquet import ParquetSink
 from sluiceway.worker.usage import Usage
 
+WRITERS = 16  # calls to one sink's store that may wait at the same time
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -59,6 +61,14 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class _Connected:
     cluster: KafkaCluster
     fetcher: Fetcher
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A sink's store and the threads of its calls: one that hangs keeps no other sink waiting."""
+
+    store: ObjectStore
+    writers: ThreadPoolExecutor
 
 
 class SharedParts:
@@ -74,26 +84,27 @@ class SharedParts:
         specs: Mirror,
         budget: ByteBudget,
         decoders: ThreadPoolExecutor,
-        writers: ThreadPoolExecutor,
         patience_s: float,
     ) -> None:
         self._worker, self._etcd, self._keys, self._clock, self._specs = worker, etcd, keys, clock, specs
-        self._budget, self._decoders, self._writers, self._patience_s = budget, decoders, writers, patience_s
+        self._budget, self._decoders, self._patience_s = budget, decoders, patience_s
         self._clusters: dict[str, _Connected] = {}
-        self._schemas: dict[tuple[str, str], SchemaRegistry] = {}
-        self._stores: dict[str, asyncio.Task[ObjectStore]] = {}
+        self._schemas: dict[tuple[str, str, Limits], SchemaRegistry] = {}
+        self._stores: dict[str, asyncio.Task[_Opened]] = {}
+        self._hashes: dict[tuple[str, str], str] = {}
+        self._hashed: Mapping[str, KeyValue] = {}
 
     async def runner(self, partition: PartitionId, token: int, session: Session) -> Runner:
         """A runner for one lease. Raises SluicewayError: see `agent.Assembly.runner`."""
         resolved = resolve(self._specs.snapshot().items, self._keys, partition)
         connected = self._connected(partition.pipeline, resolved)
-        store = await self._store(resolved.pipeline)
+        opened = await self._store(resolved.pipeline)
         usage = Usage(pipeline=partition.pipeline)
 
         def sink_troubled(problem: str) -> None:
             usage.sink_problem = problem
             if problem:
-                self._forget_store(resolved.pipeline, store)
+                self._forget_store(resolved.pipeline, opened)
 
         decoder = JsonDecoder(partition, resolved.pipeline.format, resolved.pipeline.origin)
         schemas = self._registry(partition, decoder)
@@ -104,13 +115,13 @@ class SharedParts:
             spec_hash=resolved.hash,
             etcd=self._etcd,
             keys=self._keys,
-            store=store,
+            store=opened.store,
             columns=InferredColumns(decoder, schemas),
             session=session,
             clock=self._clock,
             patience_s=self._patience_s,
             encoders=self._decoders,
-            writers=self._writers,
+            writers=opened.writers,
             on_trouble=sink_troubled,
         )
         return Runner(
@@ -125,10 +136,12 @@ class SharedParts:
         )
 
     def spec_hash(self, partition: PartitionId) -> str:
-        try:
-            return resolve(self._specs.snapshot().items, self._keys, partition).hash
-        except SpecInvalid:
-            return ""
+        items, name = self._specs.snapshot().items, (partition.pipeline, partition.topic)
+        if items is not self._hashed:  # asked for each partition at each change of the inbox, while specs seldom change
+            self._hashes, self._hashed = {}, items
+        if name not in self._hashes:
+            self._hashes[name] = _hash(items, self._keys, partition)
+        return self._hashes[name]
 
     def process_usage(self) -> tuple[float, int]:
         used = resource.getrusage(resource.RUSAGE_SELF)
@@ -170,21 +183,11 @@ class SharedParts:
             self._clusters[key] = _Connected(cluster, Fetcher(cluster, self._budget))
         return self._clusters[key]
 
-    async def _store(self, spec: PipelineSpec) -> ObjectStore:
+    async def _store(self, spec: PipelineSpec) -> _Opened:
         """The sink's store, opened and probed once; a failed try is not remembered."""
         key = _store_key(spec)
         if key not in self._stores:
-            loop = asyncio.get_running_loop()
-
-            def open_and_probe() -> ObjectStore:
-                store = open_store(spec.sink)
-                if spec.delivery == "exactly_once":
-                    probe(store, url=spec.sink.url)
-                else:
-                    store.list(f"{PROBE_FOLDER}/")  # no lease shall fetch records for a store that is not there
-                return store
-
-            self._stores[key] = asyncio.ensure_future(loop.run_in_executor(self._writers, open_and_probe))
+            self._stores[key] = asyncio.create_task(_open(spec), name=f"open {spec.sink.url}")
         task = self._stores[key]
         try:
             return await asyncio.shield(task)
@@ -193,15 +196,15 @@ class SharedParts:
                 del self._stores[key]
             raise
 
-    def _forget_store(self, spec: PipelineSpec, store: ObjectStore) -> None:
+    def _forget_store(self, spec: PipelineSpec, opened: _Opened) -> None:
         """The next lease opens and probes the store anew, with the secrets of then, before it fetches anything."""
         task = self._stores.get(_store_key(spec))
-        if task is not None and task.done() and task.result() is store:
+        if task is not None and task.done() and task.exception() is None and task.result() is opened:
             del self._stores[_store_key(spec)]
 
     def _registry(self, partition: PartitionId, decoder: JsonDecoder) -> SchemaRegistry:
         return self._schemas.setdefault(
-            (partition.pipeline, partition.topic),
+            (partition.pipeline, partition.topic, decoder.limits),
             SchemaRegistry(self._etcd, self._keys, partition.pipeline, partition.topic, decoder.limits),
         )
 
@@ -213,6 +216,27 @@ class SharedParts:
             )
         except EtcdUnavailable:
             return
+
+
+async def _open(spec: PipelineSpec) -> _Opened:
+    writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
+
+    def open_and_probe() -> _Opened:
+        store = open_store(spec.sink)
+        if spec.delivery == "exactly_once":
+            probe(store, url=spec.sink.url)
+        else:
+            store.list(f"{PROBE_FOLDER}/")  # no lease shall fetch records for a store that is not there
+        return _Opened(store, writers)
+
+    return await asyncio.get_running_loop().run_in_executor(writers, open_and_probe)
+
+
+def _hash(items: Mapping[str, KeyValue], keys: Keys, partition: PartitionId) -> str:
+    try:
+        return resolve(items, keys, partition).hash
+    except SpecInvalid:
+        return ""
 
 
 def _store_key(spec: PipelineSpec) -> str:
