@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import cramjam
+import numpy as np
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 _ATTRIBUTES_AT = 21
@@ -20,7 +21,7 @@ _CODEC_MASK = 0x07
 _LOG_APPEND_TIME = 0x08
 _XERIAL_HEADER = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_SIZE = 16
-_LIKELY_RATIO = 6
+_LIKELY_RATIO = 24  # room that is not used costs nothing: its pages are never touched
 _TOO_SMALL = "failed to write whole buffer"
 
 
@@ -56,19 +57,20 @@ def unpacked(batch: memoryview, *, max_bytes: int) -> memoryview:
             raise ValueError(f"compression codec {codec} does not exist")
     plain[: HEADER.size] = batch[: HEADER.size]
     _ATTRIBUTES.pack_into(plain, _ATTRIBUTES_AT, attributes & ~_CODEC_MASK)
-    return memoryview(plain)
+    return plain
 
 
-def _room(size: int) -> bytearray:
-    return bytearray(HEADER.size + size)
+def _room(size: int) -> memoryview:
+    """Room for a header and records, not zeroed: filling it twice would cost as much as unpacking."""
+    return np.empty(HEADER.size + size, np.uint8).data
 
 
-def _unpacked_into(codec: _IntoBuffer, packed: memoryview, max_bytes: int) -> bytearray:
+def _unpacked_into(codec: _IntoBuffer, packed: memoryview, max_bytes: int) -> memoryview:
     size = max(4096, _LIKELY_RATIO * len(packed))
     while True:
         plain = _room(min(size, max_bytes))
         try:
-            written = codec.decompress_into(packed, memoryview(plain)[HEADER.size :])
+            written = codec.decompress_into(packed, plain[HEADER.size :])
         except cramjam.DecompressionError as error:
             if _TOO_SMALL not in str(error):
                 raise
@@ -76,12 +78,11 @@ def _unpacked_into(codec: _IntoBuffer, packed: memoryview, max_bytes: int) -> by
                 raise TooLarge(f"it unpacks to more than {max_bytes} bytes") from error
             size *= 8
             continue
-        del plain[HEADER.size + written :]
-        return plain
+        return plain[: HEADER.size + written]
 
 
-def _gunzipped(packed: memoryview, max_bytes: int) -> bytearray:
-    plain = _room(0)
+def _gunzipped(packed: memoryview, max_bytes: int) -> memoryview:
+    plain = bytearray(HEADER.size)
     rest: bytes | memoryview = packed
     while len(rest):  # a gzip stream may have several members
         member = zlib.decompressobj(31)
@@ -91,10 +92,10 @@ def _gunzipped(packed: memoryview, max_bytes: int) -> bytearray:
         if not member.eof:
             raise ValueError("the gzip stream ends early")
         rest = member.unused_data
-    return plain
+    return memoryview(plain)
 
 
-def _unsnapped(packed: memoryview, max_bytes: int) -> bytearray:
+def _unsnapped(packed: memoryview, max_bytes: int) -> memoryview:
     blocks = [packed]
     if len(packed) > _XERIAL_HEADER_SIZE and packed[: len(_XERIAL_HEADER)] == _XERIAL_HEADER:
         blocks = list(_xerial_blocks(packed))
@@ -102,12 +103,11 @@ def _unsnapped(packed: memoryview, max_bytes: int) -> bytearray:
     if sum(sizes) > max_bytes:
         raise TooLarge(f"it unpacks to {sum(sizes)} bytes, more than {max_bytes}")
     plain = _room(sum(sizes))
-    into, at = memoryview(plain), HEADER.size
+    at = HEADER.size
     for block, size in zip(blocks, sizes, strict=True):
         if size:
-            cramjam.snappy.decompress_raw_into(block, into[at : at + size])
+            cramjam.snappy.decompress_raw_into(block, plain[at : at + size])
         at += size
-    into.release()
     return plain
 
 
