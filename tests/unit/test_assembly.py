@@ -66,7 +66,7 @@ async def test_a_sink_that_cannot_be_opened_stops_nothing_else(tmp_path: Path) -
         ("a", {"url": "s3://bucket", "s3": {"endpoint": "http://"}}),
         ("b", {"url": f"file://{tmp_path}/b"}),
     ):
-        document = {
+        document: dict[str, object] = {
             "apiVersion": "sluiceway/v1",
             "kind": "Pipeline",
             "metadata": {"name": name},

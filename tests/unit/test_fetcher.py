@@ -35,9 +35,14 @@ class MadeUpCluster:
     epoch_end: int = -1
     down: bool = False
     bug: bool = False
+    bugs_of_router: int = 0
+    epoch_errors: list[int] = field(default_factory=list)
     sent: list[tuple[int, list[TopicPartition]]] = field(default_factory=list)
 
     async def describe(self, topics: Iterable[str]) -> dict[str, TopicLayout | SluicewayError]:
+        if self.bugs_of_router:
+            self.bugs_of_router -= 1
+            raise KeyError("a bug")
         layout = TopicLayout(name="t", topic_id=NO_UUID, leaders={0: self.leader, 1: self.leader})
         return dict.fromkeys(topics, layout)
 
@@ -49,7 +54,8 @@ class MadeUpCluster:
     async def epoch_ends(
         self, node: int, asked: Sequence[EpochAsked], *, lane: str = ""
     ) -> dict[TopicPartition, EpochEnd]:
-        return {one.partition: EpochEnd(0, one.epoch, self.epoch_end) for one in asked}
+        code = self.epoch_errors.pop() if self.epoch_errors else 0
+        return {one.partition: EpochEnd(code, one.epoch, -1 if code else self.epoch_end) for one in asked}
 
     async def close_lane(self, node: int, lane: str) -> None:
         pass
@@ -177,6 +183,27 @@ async def test_a_bug_in_a_task_reaches_the_readers() -> None:
         feed = await fetcher.open("t", 0, 0)
         with pytest.raises(KeyError, match="a bug"):
             await feed.next()
+
+
+async def test_after_a_bug_in_the_router_partitions_can_be_opened_again() -> None:
+    cluster = MadeUpCluster(logs(6), bugs_of_router=1)
+    async with fetching(cluster) as (fetcher, budget):
+        feed = await fetcher.open("t", 0, 0)
+        with pytest.raises(KeyError, match="a bug"):
+            await feed.next()
+        await feed.close()
+        again = await fetcher.open("t", 0, 0)
+        assert await take(again, budget, 6) == cluster.logs[ZERO]
+
+
+async def test_a_truncation_is_noticed_though_the_first_question_about_it_failed() -> None:
+    cluster = MadeUpCluster(logs(6), broken={(ZERO, 6): 6}, epoch_end=4, epoch_errors=[56])
+    async with fetching(cluster) as (fetcher, budget):
+        feed = await fetcher.open("t", 0, 0)
+        await take(feed, budget, 6)
+        cluster.leader = Leader(2, 1)
+        with pytest.raises(OffsetOutOfRange):
+            await take(feed, budget, 7)
 
 
 async def test_a_partition_without_room_is_not_asked_for() -> None:

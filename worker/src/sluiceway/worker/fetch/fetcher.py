@@ -123,7 +123,8 @@ class Fetcher:
 
     async def _check_truncation(self, lane: _Lane) -> None:
         """A new leader may lack what an older one gave us: then its log ends our epoch below our position."""
-        feeds = [feed for feed in lane.feeds.values() if feed.unchecked and not feed.in_flight]
+        now = asyncio.get_running_loop().time()
+        feeds = [feed for feed in lane.feeds.values() if feed.unchecked and not feed.in_flight and feed.retry_at <= now]
         asked = [
             EpochAsked(feed.partition, epoch, feed.leader_epoch)
             for feed in feeds
@@ -145,6 +146,7 @@ class Fetcher:
             if end is None or feed.closed:
                 continue
             if end.error_code:
+                feed.unchecked = True  # nothing is fetched from a log that may not be ours
                 self._refuse(feed, end.error_code)
             elif 0 <= end.offset < feed.fetch_offset:
                 feed.truncated_to(end.offset)
@@ -443,7 +445,9 @@ class Fetcher:
         self._tasks.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        feeds = self._feeds
+        feeds: dict[TopicPartition, Feed] = {}
+        if task is self._router:
+            self._router, feeds = None, self._feeds  # the next feed that is opened starts another one
         for key, lane in self._lanes.items():
             if lane.task is task:
                 feeds = self._lanes.pop(key).feeds
