@@ -20,8 +20,8 @@ from sluiceway.common.records import (
 )
 from sluiceway.common.resources import Resources
 from sluiceway.scheduler.estimate.demand import Estimator
-from sluiceway.scheduler.grants.decide import View
 from sluiceway.scheduler.grants.sightings import Ages
+from sluiceway.scheduler.grants.view import View
 from sluiceway.scheduler.snapshot import FleetSnapshot, SnapshotReader
 from sluiceway.scheduler.source_view import SourceView, TopicView
 

@@ -26,8 +26,9 @@ from sluiceway.common.keys import Keys
 from sluiceway.common.specs.models import ClusterSpec, TopicSpec
 from sluiceway.scheduler import measures
 from sluiceway.scheduler.grants.commit import Committer, Outcome
-from sluiceway.scheduler.grants.decide import Policy, View, decide
+from sluiceway.scheduler.grants.decide import Policy, decide
 from sluiceway.scheduler.grants.plan import Plan
+from sluiceway.scheduler.grants.view import View
 from sluiceway.scheduler.observe import Observer
 from sluiceway.scheduler.source_view import SourceView
 

@@ -13,8 +13,8 @@ from sluiceway.common.etcd.api import KeyValue
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.keys import Keys
 from sluiceway.scheduler.estimate.demand import Estimator
-from sluiceway.scheduler.grants.decide import View
 from sluiceway.scheduler.grants.sightings import Ages, Sightings
+from sluiceway.scheduler.grants.view import View
 from sluiceway.scheduler.grants.wanted import EPOCH, find_wanted
 from sluiceway.scheduler.snapshot import FleetSnapshot, SnapshotReader
 from sluiceway.scheduler.source_view import SourceView

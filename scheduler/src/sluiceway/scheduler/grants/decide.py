@@ -11,21 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sluiceway.common.ids import PartitionId
-from sluiceway.common.keys import Keys
 from sluiceway.common.records import LeaseState
 from sluiceway.common.resources import Resources
-from sluiceway.scheduler.estimate.demand import Estimator
 from sluiceway.scheduler.grants.failures import avoided, quarantine_reason, wait_s
 from sluiceway.scheduler.grants.plan import Deletion, Forget, Grant, Plan, Quarantine, Revoke
-from sluiceway.scheduler.grants.sightings import Ages
 from sluiceway.scheduler.grants.states import changed_states
+from sluiceway.scheduler.grants.view import View
 from sluiceway.scheduler.grants.wanted import Wanted, find_wanted
 from sluiceway.scheduler.placement.moves import Held, relieve, spread
 from sluiceway.scheduler.placement.pack import Item, Packing, Slot, pack
 from sluiceway.scheduler.placement.reasons import Reason, Why
 from sluiceway.scheduler.placement.suitable import Suitable, suitable
 from sluiceway.scheduler.snapshot import FleetSnapshot, Lease
-from sluiceway.scheduler.source_view import SourceView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +32,6 @@ class Policy:
     headroom: float = 0.2
     revoke_timeout_s: float = 30.0
     moves_in_flight: int = 16  # planned moves (drain, relief, spreading) at a time, or a tenth of all leases if more
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """All that a decision depends on. `now_s` stamps states for people; `refresh_counters` lets counters of a state be
-    written that change all the time."""
-
-    keys: Keys
-    snapshot: FleetSnapshot
-    sources: SourceView
-    estimator: Estimator
-    ages: Ages = field(default_factory=Ages)
-    now_s: float = 0.0
-    refresh_counters: bool = True
 
 
 def decide(view: View, policy: Policy) -> Plan:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import Condition, FailureKind, PipelineState
+from sluiceway.scheduler.grants.view import View
 from sluiceway.scheduler.grants.wanted import Wanted
 from sluiceway.scheduler.placement.reasons import Reason
 from sluiceway.scheduler.placement.suitable import Suitable
 from sluiceway.scheduler.snapshot import Failure
-
-if TYPE_CHECKING:
-    from sluiceway.scheduler.grants.decide import View
 
 SHOWN_UNPLACED = 100
 _COUNTERS = {"lag_records": 0, "delivered": 0, "dead_letters": 0, "at": 0.0}
