@@ -197,7 +197,7 @@ async def test_after_a_bug_in_the_router_partitions_can_be_opened_again() -> Non
 
 
 async def test_a_truncation_is_noticed_though_the_first_question_about_it_failed() -> None:
-    cluster = MadeUpCluster(logs(6), broken={(ZERO, 6): 6}, epoch_end=4, epoch_errors=[56])
+    cluster = MadeUpCluster(logs(6), broken={(ZERO, 6): 6}, epoch_end=4, epoch_errors=[7])
     async with fetching(cluster) as (fetcher, budget):
         feed = await fetcher.open("t", 0, 0)
         await take(feed, budget, 6)

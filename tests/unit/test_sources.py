@@ -22,7 +22,7 @@ class Cluster:
     """A cluster in memory."""
 
     topics: dict[str, int | SluicewayError] = field(default_factory=dict)
-    down: SluicewayError | None = None
+    down: Exception | None = None
     hangs: bool = False
     closed: int = 0
 
@@ -94,6 +94,19 @@ def test_an_outage_keeps_the_last_known_partitions_and_ends_by_itself() -> None:
             cluster.down = None
             await asyncio.sleep(10)
             assert sources.view().topics["t"].problem == ""
+
+    run_virtual(main())
+
+
+def test_a_bug_that_one_cluster_brings_out_is_its_own_problem_only() -> None:
+    async def main() -> None:
+        odd = Cluster({"physical": 2}, down=IndexError("odd answer"))
+        async with observing(up=Cluster({"physical": 1}), odd=odd) as sources:
+            sources.follow({"up": spec("up"), "odd": spec("odd")}, {"t": TOPIC, "u": TopicSpec(cluster="odd")})
+            await asyncio.sleep(1)
+            views = sources.view().topics
+            assert (views["t"].partitions, views["t"].problem) == (1, "")
+            assert views["u"].problem == "cluster odd can't be observed: IndexError: odd answer"
 
     run_virtual(main())
 

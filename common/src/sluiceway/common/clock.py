@@ -16,11 +16,15 @@ class Clock(Protocol):
         """Seconds on a clock that never goes back, for deadlines."""
 
 
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks. `monotonic` goes on while the machine is suspended, where the system can: etcd's leases end
+    then, so our deadlines must pass as well."""
 
     def now(self) -> float:
         return time.time()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_SINCE_BOOT)

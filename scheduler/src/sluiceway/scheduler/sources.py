@@ -112,6 +112,11 @@ class Sources:
                 except SluicewayError as error:
                     self._fail(watched.topics, f"cluster {cluster}: {error}")
                     pause_s = min(2 * pause_s, self._poll_s)
+                except Exception as error:
+                    # A bug that one cluster's odd answers bring out; every other cluster is observed and served on.
+                    log.exception("observing_failed", cluster=cluster)
+                    self._fail(watched.topics, f"cluster {cluster} can't be observed: {type(error).__name__}: {error}")
+                    pause_s = self._poll_s
                 await _either(watched.asked, pause_s)
         finally:
             if client is not None:
