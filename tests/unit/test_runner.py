@@ -265,12 +265,13 @@ async def test_what_a_partly_aborted_cut_left_is_delivered_in_small_cuts_without
 
 
 @pytest.mark.parametrize("error", [OffsetOutOfRange(3, 10, 12), SourceUnavailable("broker down")])
-async def test_what_a_lease_cannot_survive_ends_the_runner_with_everything_given_back(error: SluicewayError) -> None:
+async def test_what_cannot_be_read_ends_the_runner_after_what_came_before_is_delivered(error: SluicewayError) -> None:
     feed = ListFeed([block(0, rows(0, 3))], end=error)
     rig = Rig(feed)
     runner = await rig.start()
     with pytest.raises(type(error)):
         await runner.run()
+    assert rig.delivered() == [0, 1, 2]
     assert (rig.budget.reserved, feed.closed) == (0, True)
 
 

@@ -22,7 +22,7 @@ class CutCause(StrEnum):
     AGE = "age"
     MEMORY = "memory"
     REVOKE = "revoke"
-    GAP = "gap"  # the broker removed what comes next
+    SOURCE = "source"  # what comes next can't be read
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sluiceway.common.clock import Clock
-from sluiceway.common.errors import AccessDenied, OffsetOutOfRange
+from sluiceway.common.errors import AccessDenied, OffsetOutOfRange, SourceUnavailable
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import ProgressRecord
 from sluiceway.common.specs.models import PipelineSpec
@@ -163,6 +163,8 @@ class Runner:
                 await self._wait_until_due()
                 await self._cut_if_due()
             if not self._stopping.is_set():
+                if isinstance(intake.exception(), (SourceUnavailable, OffsetOutOfRange)) and self._buffer.blocks:
+                    await self._cut(CutCause.SOURCE)  # what came before may not be there to be read again
                 await intake
             intake.cancel()
             await asyncio.wait([intake])
@@ -251,8 +253,6 @@ class Runner:
         target = gap.earliest if policy == "earliest" else gap.latest
         if policy == "fail" or gap.recreated or target <= gap.wanted:
             raise gap
-        if self._buffer.blocks:
-            await self._cut(CutCause.GAP)
         return await self._sink.skip(to=target)
 
 
