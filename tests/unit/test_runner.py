@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from sluiceway.worker.decode.blocks import decode_block
 from sluiceway.worker.decode.json_records import JsonDecoder
 from sluiceway.worker.decode.registry import SchemaRegistry
 from sluiceway.worker.failures import DeadLetterRateExceeded
-from sluiceway.worker.objects.fake import FakeStore
+from sluiceway.worker.objects.fake import FakeStore, Fault
 from sluiceway.worker.runner import FLUSH_WORTH_BYTES, Assignment, Runner
 from sluiceway.worker.sinks.columns import InferredColumns
 from sluiceway.worker.sinks.parquet import ParquetSink
@@ -213,6 +214,24 @@ async def test_short_memory_makes_a_cut_at_once() -> None:
     await until(lambda: rig.delivered() == [0, 1, 2, 3, 4])
     runner.stop()
     await running
+
+
+async def test_while_the_sink_hangs_no_more_than_one_further_cut_is_read() -> None:
+    feed = ListFeed([block(start, rows(start, start + 2)) for start in range(0, 20, 2)])
+    rig = Rig(feed, spec={"cut": {"max_records": 4}})
+    hanging = threading.Event()
+    rig.store.faults = lambda operation, key: None if hanging.wait(20) else Fault.REFUSED
+    runner = await rig.start()
+    running = asyncio.create_task(runner.run())
+    await until(lambda: feed.position == 8)
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert feed.position == 8
+    hanging.set()
+    await until(lambda: rig.delivered() == list(range(20)))
+    runner.stop()
+    await running
+    assert rig.budget.reserved == 0
 
 
 async def test_many_tiny_records_count_with_the_room_that_they_take() -> None:

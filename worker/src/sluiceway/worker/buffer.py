@@ -50,6 +50,11 @@ class Buffer:
         self.size_bytes = self.held_bytes = self.records = 0
         return blocks
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds a cut's worth by size."""
+        return self.size_bytes >= self.policy.max_bytes or self.records >= self.policy.max_records
+
     def due(self, *, now: float, under_pressure: bool = False) -> CutCause | None:
         """Why what is buffered must be cut now, or None."""
         if not self.blocks:

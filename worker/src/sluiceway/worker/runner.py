@@ -108,6 +108,7 @@ class Runner:
         self._on_first_delivery: Callable[[], Awaitable[None]] | None = on_first_delivery
         self._buffer = Buffer(policy=assignment.spec.cut)
         self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._under_pressure = False
         self._log = LogIdentity()
@@ -203,6 +204,9 @@ class Runner:
             example = f"offset {decoded.dead[0].offset}: {decoded.dead[0].error}" if dead else ""
             self._dead_letter_rate.count(records=records, dead=dead, example=example)
             self._changed.set()
+            if self._buffer.is_full:  # one cut being written and one waiting are enough: the memory is everybody's
+                self._taken.clear()
+                await self._taken.wait()
 
     def _watch(self, feed: Feed) -> None:
         self._log = feed.log
@@ -231,6 +235,7 @@ class Runner:
 
     async def _cut(self, cause: CutCause) -> None:
         held_bytes, blocks = self._buffer.held_bytes, self._buffer.take()
+        self._taken.set()
         try:
             delivery = await self._sink.deliver(blocks, log=self._log)
         finally:
