@@ -137,6 +137,21 @@ def test_leases_of_a_paused_or_deleted_pipeline_are_revoked(change: str, why: Wh
     assert plan.grants == ()
 
 
+@pytest.mark.parametrize(
+    "key",
+    [KEYS.spec("pipelines", "p"), KEYS.spec("topics", "t"), KEYS.worker("a")],
+    ids=["pipeline", "topic", "worker"],
+)
+def test_what_only_a_newer_version_can_read_is_left_alone_instead_of_taken_for_gone(key: str) -> None:
+    fleet = Fleet(partitions=1)
+    fleet.worker("a")
+    fleet.lease(partition(0), "a")
+    fleet.failure(partition(1), "a")
+    fleet.put(key, b'{"new":1}', lease=fleet.session("a"))
+    plan = decide(fleet.view(), POLICY)
+    assert (plan.revokes, plan.deletions, plan.forgets) == ((), (), ())
+
+
 def test_what_is_left_of_a_deleted_pipeline_is_forgotten_except_its_progress() -> None:
     fleet = Fleet(partitions=1, pipelines=())
     fleet.failure(partition(0), "a")

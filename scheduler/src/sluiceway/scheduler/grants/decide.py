@@ -91,6 +91,8 @@ class _Decision:
 
     def _look_at(self, lease: Lease) -> None:
         """Sorts one lease into: to delete, to revoke, being revoked, to move away, kept."""
+        if lease.record.state is LeaseState.GRANTED and self._is_of_another_version(lease):
+            return
         worker = self.snapshot.workers.get(lease.record.holder)
         if worker is None or worker.etcd_lease != lease.etcd_lease:
             self.deletions.append(Deletion(lease, Reason(Why.SESSION_GONE, f"of worker {lease.record.holder}")))
@@ -106,6 +108,16 @@ class _Decision:
             held = Held(Item(lease.partition, demand, group, self._avoided(lease.partition)), worker.id)
             leaves = self.snapshot.drains(worker.id) or worker.id not in self.suitable[group].holders
             (self.draining if leaves else self.kept).append(held)
+
+    def _is_of_another_version(self, lease: Lease) -> bool:
+        """Whether something behind the lease is there but can't be read: then it is left alone, not taken for gone."""
+        keys, partition = self.view.keys, lease.partition
+        behind = {
+            keys.spec("pipelines", partition.pipeline),
+            keys.spec("topics", partition.topic),
+            keys.worker(lease.record.holder),
+        }
+        return not behind.isdisjoint(self.snapshot.problems)
 
     def _await_release(self, lease: Lease) -> None:
         self.in_flight += 1
@@ -219,7 +231,8 @@ class _Decision:
 
     def _forgets(self) -> Iterator[Forget]:
         """Failures and states of pipelines that are no more. Progress stays: a pipeline applied again goes on."""
-        keys, pipelines = self.view.keys, self.snapshot.pipelines
+        keys, prefix = self.view.keys, self.view.keys.spec("pipelines", "")
+        pipelines = {*self.snapshot.pipelines, *(key.removeprefix(prefix) for key in self.snapshot.problems)}
         for partition, failure in sorted(self.snapshot.failures.items()):
             if partition.pipeline not in pipelines and partition not in self.snapshot.leases:
                 yield Forget(keys.failure(partition), failure.revision)
