@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from decoding import decode, new_decoder, rows_of
 from sluiceway.common.records import SchemaRecord
 from sluiceway.worker.decode.restore import restore
@@ -61,3 +63,9 @@ def test_structs_and_lists_widen_inside() -> None:
         {},
     ]
     assert rows_of(old)[2] == {}
+
+
+def test_a_column_that_the_schema_lacks_is_never_dropped_silently() -> None:
+    newer, _ = decode([b'{"a":1,"b":2}'])
+    with pytest.raises(ValueError, match=r"no columns \['b'\]"):
+        unify([newer.table], schema(a="int64"), LIMITS)

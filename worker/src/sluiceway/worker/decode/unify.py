@@ -28,7 +28,7 @@ def unify(tables: Sequence[pa.Table], schema: SchemaRecord, limits: Limits) -> p
     The tables must have the same origin columns. Nothing is copied of blocks that have this schema already.
 
     Raises:
-        ValueError: no tables.
+        ValueError: no tables, or one with a column that the schema lacks (then etcd's history went back).
     """
     layout = layout_of(tuple(schema.fields.items()), limits)
     return pa.concat_tables([_widened(table, layout) for table in tables])
@@ -39,6 +39,8 @@ def _widened(table: pa.Table, layout: Layout) -> pa.Table:
     data = names[: names.index(RESCUED)]
     if pa.schema([table.schema.field(name) for name in data]).equals(layout.arrow):
         return table
+    if missing := set(data) - layout.fields.keys():
+        raise ValueError(f"the schema has no columns {sorted(missing)}, which decoded records have")
     rescued: Rescued = {}
     arrays = [
         _cast(table[name], name, kind, layout.arrow.field(name).type, rescued)
