@@ -97,7 +97,9 @@ def _groups(
     size = 0
     for block in blocks:
         selected = _wanted_rows(block, wanted, offset_column)
-        added = sum(table.nbytes for table in selected)
+        rows = sum(table.num_rows for table in selected)
+        # Not `nbytes`, which looks into every column and takes the event loop milliseconds a block.
+        added = block.table.get_total_buffer_size() * rows // max(1, block.table.num_rows)
         if tables and size + added > object_bytes:
             groups.append((block.start_offset, tables))
             tables, size = [], 0
