@@ -5,10 +5,11 @@ Neighbours: `shares` gives the records, `marks` the footer. Holds one encoded ob
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sluiceway.common.ids import PartitionId
@@ -18,7 +19,10 @@ from sluiceway.worker.sinks.marks import Mark
 ROW_GROUP_BYTES: Final = 64 * 2**20  # of Arrow data
 ROW_GROUP_ROWS: Final = 512 * 1024
 DEAD_RECORDS_A_GROUP: Final = 4096
+DICTIONARY_BYTES: Final = 64 * 2**10  # larger ones are of values that hardly repeat: they cost time and bytes
 ZSTD_LEVEL: Final = 1  # on security events level 3 saves 5 % of the bytes
+LONG_VALUE_BYTES: Final = 4096  # Parquet keeps no minimum and maximum above this
+RETURNED_BYTES: Final = 16 * 2**20  # after more, Arrow's spare memory goes back to the system
 
 _HEADER = pa.struct([pa.field("name", pa.string()), pa.field("value", pa.binary())])
 DEAD_LETTER_SCHEMA: Final = pa.schema(
@@ -36,13 +40,17 @@ DEAD_LETTER_SCHEMA: Final = pa.schema(
         pa.field("at", pa.timestamp("ms", tz="UTC")),
     ]
 )
+_SHORT_DEAD_LETTER_COLUMNS: Final = [
+    name for name in DEAD_LETTER_SCHEMA.names if name not in ("key", "value", "headers", "detail")
+]
 
 
-def encode_rows(table: pa.Table, mark: Mark, *, compression: str) -> memoryview:
-    """One Parquet file of the table's rows."""
+def encode_rows(table: pa.Table, mark: Mark, *, compression: str, ascending: Sequence[str] = ()) -> memoryview:
+    """One Parquet file of the table's rows. `ascending` are columns of integers or times that hardly ever descend."""
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    with _Writer(table.schema, mark, compression) as parquet:
+    with _Writer(table.schema, mark, compression, short=_short_columns(table), ascending=ascending) as parquet:
         parquet.write(table, max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // row_bytes)))
+    _return_spare(table.nbytes)
     return parquet.bytes()
 
 
@@ -50,10 +58,11 @@ def encode_dead_letters(
     records: Sequence[DeadRecord], mark: Mark, *, partition: PartitionId, at: float, compression: str
 ) -> memoryview:
     """One Parquet file of dead letters, their bytes unchanged. `at`: when they were set aside, epoch seconds."""
-    with _Writer(DEAD_LETTER_SCHEMA, mark, compression) as parquet:
+    with _Writer(DEAD_LETTER_SCHEMA, mark, compression, short=_SHORT_DEAD_LETTER_COLUMNS) as parquet:
         for first in range(0, len(records), DEAD_RECORDS_A_GROUP):
             some = records[first : first + DEAD_RECORDS_A_GROUP]
             parquet.write(_dead_letter_table(some, partition, int(at * 1000)), len(some))
+    _return_spare(sum(len(record.value or b"") for record in records))
     return parquet.bytes()
 
 
@@ -85,10 +94,55 @@ def _dead_letter_table(records: Sequence[DeadRecord], partition: PartitionId, at
     return pa.table(columns, schema=DEAD_LETTER_SCHEMA)
 
 
-class _Writer:
-    """A Parquet writer into memory with the mark in its footer."""
+def _short_columns(table: pa.Table) -> list[str] | bool:
+    """True: all of them."""
+    long = {name for name, column in zip(table.column_names, table.columns, strict=True) if _is_long(column)}
+    return [name for name in table.column_names if name not in long] if long else True
 
-    def __init__(self, schema: pa.Schema, mark: Mark, compression: str) -> None:
+
+def _is_long(column: pa.ChunkedArray) -> bool:
+    """Whether a column of text or bytes has a long value."""
+    if column.nbytes <= LONG_VALUE_BYTES or not (pa.types.is_string(column.type) or pa.types.is_binary(column.type)):
+        return False
+    longest = pc.max(pc.binary_length(column)).as_py()
+    return longest is not None and longest > LONG_VALUE_BYTES
+
+
+def _return_spare(encoded_bytes: int) -> None:
+    """Arrow keeps what it has freed, which nobody else can use: too much after an object of this size."""
+    if encoded_bytes > RETURNED_BYTES:
+        pa.default_memory_pool().release_unused()
+
+
+def _leaves(field: pa.Field, above: str = "") -> Iterator[str]:
+    """The names that Parquet gives to what a column is made of."""
+    path = f"{above}{field.name}"
+    if pa.types.is_struct(field.type):
+        for part in field.type:
+            yield from _leaves(part, f"{path}.")
+    elif pa.types.is_list(field.type):
+        yield from _leaves(field.type.value_field.with_name("element"), f"{path}.list.")
+    else:
+        yield path
+
+
+class _Writer:
+    """A Parquet writer into memory with the mark in its footer.
+
+    Only the `short` columns get dictionaries and statistics: for a value of many megabytes both take several copies of
+    it and are then left out of the file.
+    """
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        mark: Mark,
+        compression: str,
+        *,
+        short: list[str] | bool = True,
+        ascending: Sequence[str] = (),
+    ) -> None:
+        fields = [field for field in schema if short is True or (short and field.name in short)]
         self._buffer = pa.BufferOutputStream()
         self._mark = mark
         self._parquet = pq.ParquetWriter(
@@ -96,7 +150,10 @@ class _Writer:
             schema,
             compression=compression,
             compression_level=ZSTD_LEVEL if compression == "zstd" else None,
-            use_dictionary=True,
+            use_dictionary=[path for field in fields if field.name not in ascending for path in _leaves(field)],
+            dictionary_pagesize_limit=DICTIONARY_BYTES,
+            column_encoding={name: "DELTA_BINARY_PACKED" for name in ascending if name in schema.names},
+            write_statistics=[path for field in fields for path in _leaves(field)],
         )
 
     def __enter__(self) -> _Writer:

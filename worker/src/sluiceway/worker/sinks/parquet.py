@@ -242,11 +242,12 @@ class ParquetSink:
         item = cut.objects[number]
         rows = content.rows if isinstance(content, DataShare) else len(content.records)
         mark = self._mark(State.DATA, cut, item, rows)
-        compression, now = self._spec.sink.compression, self._clock.now()
+        compression, origin, now = self._spec.sink.compression, self._spec.origin, self._clock.now()
 
         def encoded() -> memoryview:
             if isinstance(content, DataShare):
-                return encode_rows(self._columns.unify(content.tables), mark, compression=compression)
+                table = self._columns.unify(content.tables)
+                return encode_rows(table, mark, compression=compression, ascending=(origin.offset, origin.timestamp))
             return encode_dead_letters(
                 content.records, mark, partition=self._partition, at=now, compression=compression
             )
