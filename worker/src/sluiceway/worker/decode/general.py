@@ -68,7 +68,7 @@ def _parsed(values: Sequence[bytes | None], max_record_bytes: int, rejected: dic
         try:
             rows.add(index, value, parse(value, max_record_bytes))
         except Rejected as why:
-            rejected[index] = why
+            rejected[index] = why.bare()
     return rows
 
 
@@ -82,7 +82,7 @@ def _parsed_again(rows: _Rows, odd: set[int], rejected: dict[int, Rejected]) -> 
         try:
             record, repeated = parse_exact(value)
         except Rejected as why:
-            rejected[index] = why
+            rejected[index] = why.bare()
             continue
         if repeated:
             again.rescued[len(again.indexes)] = repeated

@@ -44,6 +44,10 @@ class Rejected(Exception):
         super().__init__(code, detail)
         self.code, self.detail = code, detail[:500]
 
+    def bare(self) -> Rejected:
+        """The same without traceback and context, which would keep the record's bytes until cycles are collected."""
+        return Rejected(self.code, self.detail)
+
 
 def parse(value: bytes, max_bytes: int) -> Record:
     """One record as an object.
