@@ -1,25 +1,35 @@
 """What decoding costs beside the floor: the same bytes through Arrow's JSON reader alone.
 
-`python -m benchmarks.decode` prints one line of JSON. Times are CPU seconds of the whole process, the best of
-several rounds. `fast` and `general` are the decoder's two paths with everything around them (guards, origin columns,
-dead letters).
+`python -m benchmarks.decode [FILE.ndjson.gz …]` prints a line of JSON for each kind of records. Times are
+microseconds of the process's CPU a record, the best of several rounds: `decoded` is the decoder with everything around
+it (guards, origin columns, dead letters), `general` its general path alone.
 """
 
 from __future__ import annotations
 
+import gc
+import gzip
 import json
 import random
+import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.json as pj
 
+from sluiceway.cli.demo.generate import Traffic, events
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import SchemaRecord
 from sluiceway.common.specs.models import JsonFormat, Origin
 from sluiceway.worker.batches import RecordBlock
+from sluiceway.worker.decode import general
 from sluiceway.worker.decode.json_records import JsonDecoder, Widening
+from sluiceway.worker.decode.layout import layout_of
+from sluiceway.worker.decode.parts import join
 from sluiceway.worker.decode.schema import to_text
 
 ROUNDS = 7
@@ -53,7 +63,7 @@ def wide_event(random_: random.Random, index: int) -> dict[str, object]:
     return event
 
 
-def block_of(values: list[bytes]) -> RecordBlock:
+def block_of(values: Sequence[bytes | None]) -> RecordBlock:
     """The values as one fetched block."""
     return RecordBlock(
         offsets=list(range(len(values))),
@@ -62,7 +72,7 @@ def block_of(values: list[bytes]) -> RecordBlock:
         values=list(values),
         start_offset=0,
         next_offset=len(values),
-        size_bytes=sum(map(len, values)),
+        size_bytes=sum(len(value or b"") for value in values),
     )
 
 
@@ -90,48 +100,69 @@ def best_cpu_s(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def measure(values: list[bytes]) -> dict[str, float]:
-    """Rates and ratios of the paths for these records."""
-    block, text = block_of(values), b"\n".join(values)
+def measure(values: Sequence[bytes | None], plain: Sequence[bytes]) -> dict[str, float]:
+    """Rates of the decoder and of its general path for these records, beside Arrow's reader for the plain ones."""
+    block, text = block_of(values), b"\n".join(plain)
     schema = schema_for(block)
+    layout = layout_of(tuple(schema.fields.items()), decoder().limits)
     options = pj.ReadOptions(use_threads=False, block_size=len(text) + 1)
 
-    def decode_fast() -> object:
-        return decoder().decode(block, schema)
+    def read_generally() -> object:
+        return join(general.read(values, range(len(values)), layout, 2**24), layout)
 
-    # One record with a field that can have no column makes the whole block take the general path.
-    odd = block_of([values[0][:-1] + b',"_offset":1}', *values[1:]])
-    slow = decoder()
-    slow.decode(odd, schema)
-    slow._pause = 10**9  # measures the general path alone, without the failed fast try before it
-
-    def decode_general() -> object:
-        return slow.decode(odd, schema)
-
-    def arrow() -> pa.Table:
-        return pj.read_json(pa.BufferReader(text), read_options=options)
-
-    floor, fast, general = best_cpu_s(arrow), best_cpu_s(decode_fast), best_cpu_s(decode_general)
-    megabytes = len(text) / 1e6
+    decoded_s = best_cpu_s(lambda: decoder().decode(block, schema)) / len(values)
+    general_s = best_cpu_s(read_generally) / len(values)
+    floor_s = best_cpu_s(lambda: pj.read_json(pa.BufferReader(text), read_options=options)) / len(plain)
     return {
-        "record_bytes": len(text) // len(values),
+        "record_bytes": block.size_bytes // len(values),
         "columns": len(schema.fields),
-        **{
-            f"{name}_{unit}": round(amount / seconds)
-            for name, seconds in (("floor", floor), ("fast", fast), ("general", general))
-            for unit, amount in (("records_per_second", len(values)), ("mb_per_second", megabytes))
-        },
-        "fast_to_floor": round(fast / floor, 2),
-        "general_to_floor": round(general / floor, 2),
+        "floor_us": round(1e6 * floor_s, 2),
+        "decoded_us": round(1e6 * decoded_s, 2),
+        "general_us": round(1e6 * general_s, 2),
+        "decoded_to_floor": round(decoded_s / floor_s, 2),
+        "general_to_floor": round(general_s / floor_s, 2),
+        "records_per_second": round(1 / decoded_s),
     }
+
+
+def malformed(random_: random.Random, value: bytes) -> bytes:
+    """A record that is none, in one of the ways that occur."""
+    forms = (value[: len(value) // 2], value[:-1] + b',"x":NaN}', value.replace(b"tenant", b"ten\xff", 1), b"")
+    return random_.choice(forms)
+
+
+def conflicting(value: bytes) -> bytes:
+    """The record with a number where the others have a text."""
+    return re.sub(rb'"user":"[^"]*"', b'"user":17.5', value)
+
+
+def of_demo(count: int, **traffic: Any) -> list[bytes | None]:
+    """The demo's records."""
+    return [value for chunk in events(Traffic(records=count, **traffic)) for _, value, _ in chunk]
+
+
+def cases() -> Iterator[tuple[str, Sequence[bytes | None], Sequence[bytes]]]:
+    """What to measure: a name, the records, and records as near to them as Arrow's reader can read at all."""
+    random_ = random.Random(7)
+    narrow = [json.dumps(narrow_event(random_, index), separators=(",", ":")).encode() for index in range(20_000)]
+    wide = [json.dumps(wide_event(random_, index), separators=(",", ":")).encode() for index in range(4_000)]
+    yield "narrow", narrow, narrow
+    yield "wide", wide, wide
+    yield "malformed_0.1%", [malformed(random_, v) if random_.random() < 0.001 else v for v in narrow], narrow
+    yield "conflicting_5%", [conflicting(v) if random_.random() < 0.05 else v for v in narrow], narrow
+    steady = [value or b"" for value in of_demo(28_000, steady_types=True, malformed_share=0)]
+    yield "demo", of_demo(28_000), steady
+    for path in sys.argv[1:]:
+        lines = gzip.decompress(Path(path).read_bytes()).splitlines()
+        some = random_.sample(lines, min(4_000, len(lines)))
+        yield Path(path).name, some, some
 
 
 def main() -> None:
     """Prints the measurements."""
-    random_ = random.Random(7)
-    narrow = [json.dumps(narrow_event(random_, index), separators=(",", ":")).encode() for index in range(20_000)]
-    wide = [json.dumps(wide_event(random_, index), separators=(",", ":")).encode() for index in range(4_000)]
-    print(json.dumps({"narrow": measure(narrow), "wide": measure(wide)}))
+    gc.set_threshold(20_000, 20, 50)  # as the worker does
+    for name, values, plain in cases():
+        print(json.dumps({name: measure(values, plain)}), flush=True)
 
 
 if __name__ == "__main__":

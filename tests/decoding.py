@@ -9,7 +9,10 @@ from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import SchemaRecord
 from sluiceway.common.specs.models import JsonFormat, Origin
 from sluiceway.worker.batches import DecodedBlock, RecordBlock
+from sluiceway.worker.decode import general
 from sluiceway.worker.decode.json_records import JsonDecoder, Widening
+from sluiceway.worker.decode.layout import Layout
+from sluiceway.worker.decode.parts import Outcome, join
 from sluiceway.worker.decode.restore import restore, same
 from sluiceway.worker.decode.schema import Fields, to_text
 
@@ -23,11 +26,16 @@ def new_decoder(*, max_columns: int = 2000, max_record_bytes: int = 2**24, origi
     return JsonDecoder(PARTITION, spec, origin or Origin())
 
 
+class GeneralDecoder(JsonDecoder):
+    """A decoder that sends every record through the general path: what all others are compared with."""
+
+    def _read(self, values: Sequence[bytes | None], layout: Layout) -> Outcome:
+        return join(general.read(values, range(len(values)), layout, self._format.max_record_bytes), layout)
+
+
 def general_decoder() -> JsonDecoder:
     """A decoder that never takes the fast path."""
-    decoder = new_decoder()
-    decoder._pause = 10**9
-    return decoder
+    return GeneralDecoder(PARTITION, JsonFormat(), Origin())
 
 
 def block_of(values: Sequence[bytes | None], start: int = 0) -> RecordBlock:

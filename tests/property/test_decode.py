@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from decoding import EMPTY, assert_delivered, block_of, decode, general_decoder, new_decoder, schema_of
 from sluiceway.common.records import SchemaRecord
 from sluiceway.worker.batches import DecodedBlock
+from sluiceway.worker.decode import fast
 from sluiceway.worker.decode.json_records import Widening
+from sluiceway.worker.decode.layout import layout_of
 from sluiceway.worker.decode.restore import restore, same
 from sluiceway.worker.decode.schema import (
     Fields,
@@ -26,6 +28,7 @@ from sluiceway.worker.decode.schema import (
     to_text,
 )
 from sluiceway.worker.decode.unify import unify
+from sluiceway.worker.decode.values import number_text, number_texts
 
 NAMES = st.sampled_from(["a", "b", "A", "user", "_offset", "_rescued", "é", '"q":', "back\\", "x:", "y ", "", "n\0l"])
 TEXTS = st.one_of(
@@ -147,15 +150,15 @@ def test_a_repeated_member_is_never_lost(texts: list[str]) -> None:
 @settings(max_examples=300, deadline=None)
 def test_both_paths_give_the_same(values: list[bytes | None], junk: list[bytes]) -> None:
     _, schema = decode(values)
-    fast = new_decoder().decode(block_of([*values, *junk]), schema)
+    mixed = new_decoder().decode(block_of([*values, *junk]), schema)
     general = general_decoder().decode(block_of([*values, *junk]), schema)
-    if isinstance(fast, Widening) or isinstance(general, Widening):
-        assert isinstance(fast, Widening)
+    if isinstance(mixed, Widening) or isinstance(general, Widening):
+        assert isinstance(mixed, Widening)
         assert isinstance(general, Widening)
-        assert fast.fields == general.fields
+        assert mixed.fields == general.fields
     else:
-        assert fast.table.equals(general.table)
-        assert fast.dead == general.dead
+        assert mixed.table.equals(general.table)
+        assert mixed.dead == general.dead
 
 
 CONFORMING = st.fixed_dictionaries(
@@ -192,12 +195,49 @@ KNOWN = SchemaRecord(
 @settings(max_examples=300, deadline=None)
 def test_records_that_fit_take_the_fast_path_and_give_what_the_general_one_gives(values: list[bytes | None]) -> None:
     decoder = new_decoder()
-    fast, general = decoder.decode(block_of(values), KNOWN), general_decoder().decode(block_of(values), KNOWN)
-    assert isinstance(fast, DecodedBlock)
+    quick, general = decoder.decode(block_of(values), KNOWN), general_decoder().decode(block_of(values), KNOWN)
+    assert isinstance(quick, DecodedBlock)
     assert isinstance(general, DecodedBlock)
-    assert decoder._pause == 0  # the fast path took it
-    assert fast.table.equals(general.table)
-    assert_delivered(values, fast)
+    assert not fast.read(values, layout_of(tuple(KNOWN.fields.items()), decoder.limits), 2**24)[1]  # it took them all
+    assert quick.table.equals(general.table)
+    assert_delivered(values, quick)
+
+
+ODD = st.one_of(
+    record_texts(),
+    JUNK,
+    st.sampled_from([b'{"i":"5"}', b'{"s":5}', b'{"f":9007199254740993}', b'{"o":{"z":1}}', b'{"new":1,"i":7,"i":8}']),
+)
+
+
+@given(
+    st.lists(CONFORMING, min_size=1, max_size=4),
+    st.dictionaries(st.integers(0, 2999), ODD, max_size=12),
+    st.integers(1, 3000),
+)
+@settings(max_examples=60, deadline=None)
+def test_odd_records_anywhere_among_many_good_ones_change_no_result(
+    good: list[dict[str, object]], odd: dict[int, bytes], count: int
+) -> None:
+    texts = [json.dumps(record).encode() for record in good]
+    values = [odd.get(index, texts[index % len(texts)]) for index in range(count)]
+    mixed, general = new_decoder().decode(block_of(values), KNOWN), general_decoder().decode(block_of(values), KNOWN)
+    if isinstance(mixed, Widening) or isinstance(general, Widening):
+        assert isinstance(mixed, Widening)
+        assert isinstance(general, Widening)
+        assert list(mixed.fields.items()) == list(general.fields.items())
+        mixed = new_decoder().decode(block_of(values), schema_of(general.fields))
+        general = general_decoder().decode(block_of(values), schema_of(general.fields))
+    assert isinstance(mixed, DecodedBlock)
+    assert isinstance(general, DecodedBlock)
+    assert mixed.table.equals(general.table)
+    assert mixed.dead == general.dead
+    assert_delivered(values, mixed)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=5))
+def test_many_numbers_have_the_texts_that_each_one_has(numbers: list[float]) -> None:
+    assert number_texts(numbers) == [number_text(number) for number in numbers]
 
 
 @given(STREAMS, st.lists(st.integers(0, 12), max_size=3), st.lists(FIELDS, max_size=3))

@@ -11,7 +11,9 @@ from decoding import EMPTY, PARTITION, assert_delivered, block_of, decode, gener
 from sluiceway.common.records import SchemaRecord
 from sluiceway.common.specs.models import Origin
 from sluiceway.worker.batches import DecodedBlock
+from sluiceway.worker.decode import fast
 from sluiceway.worker.decode.json_records import Widening
+from sluiceway.worker.decode.layout import layout_of
 
 GOOD = [b'{"a":%d}' % index for index in range(20)]
 
@@ -46,9 +48,14 @@ def rescued_of(block: DecodedBlock) -> list[str | None]:
         (b"null", "not_an_object"),
         (b'"text"', "not_an_object"),
         (b"17", "not_an_object"),
-        (b"[" * 2_000_000, "too_deep"),
-        (b'{"a":' * 2_000_000, "too_deep"),
-        (b'{"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "too_deep"),
+        (b"[" * 100_000, "too_deep"),
+        (b'{"a":' * 50_000, "too_deep"),
+        (b'{"a":' + b"[" * 150_000 + b"]" * 150_000 + b"}", "too_deep"),
+        (b"[" * 2_000_000, "too_complex"),
+        (b'{"a":' * 2_000_000, "too_complex"),
+        (b'{"a":[' + b"{}," * 200_000 + b"{}]}", "too_complex"),
+        (b'{"a":[' + b"1," * 200_000 + b"1]}", "too_complex"),
+        (b'{"a":"' + b"x" * 500_000 + b'","b":[' + b"[1]," * 200_000 + b"1]}", "too_complex"),
         (b'{"a":' + b"[" * 300 + b"]" * 300 + b"}", "too_deep"),
         (b'{"new":' * 300 + b"1" + b"}" * 300, "too_deep"),
     ],
@@ -251,31 +258,24 @@ def test_an_empty_block_is_an_empty_table() -> None:
     assert (block.table.num_rows, block.table.column_names[:2]) == (0, ["a", "_rescued"])
 
 
-def test_after_a_bad_block_the_fast_path_is_left_out_for_a_while_and_tried_again() -> None:
-    decoder, schema = new_decoder(), SchemaRecord(version=1, fields={"a": "int64"})
-    pauses = []
-    for values in (
-        GOOD,
-        [b"{"],
-        GOOD,
-        GOOD,
-        [b"{"],
-        [b"{"],
-        [b"{"],
-        [b"{"],
-        GOOD,
-        GOOD,
-        GOOD,
-        GOOD,
-        GOOD,
-        GOOD,
-        GOOD,
-        GOOD,
-    ):
-        decode(values, schema, decoder)
-        pauses.append(decoder._pause)
-    assert max(pauses) > 1
-    assert pauses[-1] == 0
+def test_commas_and_brackets_in_a_large_text_are_not_members() -> None:
+    value = json.dumps({"a": ',[{"\\' * 200_000, "b": [1, 2]}).encode()
+    for known in ({}, {"a": "string", "b": "list<int64>"}):
+        assert_delivered([*GOOD, value], decode([*GOOD, value], SchemaRecord(version=1, fields=known))[0])
+
+
+def test_a_large_text_without_an_end_is_refused_in_little_time() -> None:
+    for value in (b'{"a":"' + b'\\"' * 1_000_000, b'{"a":"' + b",[" * 300_000 + b"\\"):
+        assert decode([value])[0].dead[0].error == "malformed"
+
+
+def test_bad_records_are_left_out_of_the_fast_path_and_the_others_are_not() -> None:
+    layout = layout_of((("a", "int64"),), new_decoder().limits)
+    good = [b'{"a":%d}' % index for index in range(3000)]
+    for bad in (b"{", b"", b'{"a":"x"}', b'{"a":1,"a":2}', b'{"a":"\xff"}', b'{"a":}', b"[1]"):
+        for places in ([0], [2999], [1500], [7, 700, 1900, 2800]):
+            values = [bad if index in places else value for index, value in enumerate(good)]
+            assert fast.read(values, layout, 2**24)[1] == places
 
 
 def test_cpu_time_is_reported() -> None:

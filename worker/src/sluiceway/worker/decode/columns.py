@@ -1,108 +1,67 @@
 """Parsed records to Arrow columns, with what doesn't fit set aside.
 
-Role: takes records of any shape. Every value goes into its column or into the row's rescued members, and the types that
-would have taken the rescued ones are reported, so that the schema can widen. Neighbours: `plain` (columns without odd
-values, quickly), `values` (which value fits), `general` (which calls this). Pure.
+Role: takes records of any shape. Every value goes into its column or among the misfits; of those come the rescued
+members of each row and the types that would have taken them, so that the schema can widen. Neighbours: `plain` (columns
+without odd values, quickly), `values` (which value fits), `general` (which calls this). Pure.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
+from collections.abc import Iterable
 
 import pyarrow as pa
 
 from sluiceway.worker.decode.layout import Layout
-from sluiceway.worker.decode.parsing import Record, Seen, is_tricky, survey
-from sluiceway.worker.decode.plain import Cells, plain_array
+from sluiceway.worker.decode.parsing import Tally, is_tricky
+from sluiceway.worker.decode.plain import plain_array, usual_types
 from sluiceway.worker.decode.schema import Fields, Type, merge
-from sluiceway.worker.decode.values import Misfit, Pairs, fit_to, infer, json_text
+from sluiceway.worker.decode.shapes import Cells, Gathered, Rows
+from sluiceway.worker.decode.values import BIG_FLOAT, Misfit, Pairs, fit_to, infer, json_text
 
-Columns = Sequence[pa.Array | pa.ChunkedArray]
 Rescued = dict[int, list[tuple[str, object]]]  # by row: members without a place in the columns
+Misfits = dict[str, list[tuple[int, object]]]  # by field: values without a place in its column, with their rows
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """Records column by column. `known` has the layout's fields that any record has, with None where one is missing;
-    `unknown` has the others by row, since a single record can have any number of them."""
-
-    rows: int
-    known: Mapping[str, Cells]
-    unknown: Mapping[str, list[tuple[int, object]]]
-
-
-def gather(records: Sequence[Record], layout: Layout) -> Gathered:
-    """The records column by column."""
-    rows, first = len(records), records[0] if records else {}
-    if len(first) > 1 and first.keys() <= layout.fields.keys() and sum(map(len, records)) == rows * len(first):
-        try:
-            cells = zip(*map(itemgetter(*first), records), strict=True)
-            return Gathered(rows, dict(zip(first, cells, strict=True)), {})
-        except KeyError:
-            pass  # as many fields, but others
-    known: defaultdict[str, list[object]] = defaultdict(lambda: [None] * rows)  # quicker than a get for each cell
-    unknown: defaultdict[str, list[tuple[int, object]]] = defaultdict(list)
-    for row, record in enumerate(records):
-        for name, value in record.items():
-            if name in layout.fields:
-                known[name][row] = value
-            else:
-                unknown[name].append((row, value))
-    return Gathered(rows, known, unknown)
-
-
-def plain_columns(gathered: Gathered, layout: Layout) -> tuple[dict[str, pa.Array], Seen]:
-    """The columns whose values all have the very type, and what was seen in all the columns on the way."""
-    arrays, seen = {}, Seen(tricky=is_tricky(gathered.known) or is_tricky(gathered.unknown))
-    for name, cells in gathered.known.items():
-        inside = Seen()
-        array = plain_array(cells, layout.fields[name], layout.arrow.field(name).type, inside)
-        if array is not None:
-            arrays[name] = array
-        seen.add(_look_at(cells) if array is None else inside)
-    for values in gathered.unknown.values():
-        seen.add(_look_at([value for _, value in values]))
-    return arrays, seen
-
-
-def fill(
-    gathered: Gathered, arrays: dict[str, pa.Array], layout: Layout, rescued: Rescued
-) -> tuple[list[pa.Array], Fields]:
-    """The layout's columns, and the types that the values would need which went to `rescued` instead.
-
-    `arrays` are the plain columns; `rescued` gets the values without a place; the types aren't merged with the layout's
-    and are no more than could have columns.
-    """
-    filled: list[pa.Array] = []
-    wanted: Fields = {}
+def fill(gathered: Gathered, layout: Layout, tally: Tally) -> tuple[list[pa.Array], Misfits]:
+    """The layout's columns, and the values without a place; `tally` gets what was seen in all of them."""
+    arrays: list[pa.Array] = []
+    misfits: Misfits = {}
+    tally.tricky = is_tricky(gathered.known) or is_tricky(gathered.unknown)
     for name, arrow in zip(layout.fields, layout.arrow.types, strict=True):
-        array = arrays.get(name)
-        if array is None and name in gathered.known:
-            fitted, misfits = fit_cells(gathered.known[name], layout.fields[name])
-            array = pa.array(fitted, arrow)
-            set_aside(name, misfits, rescued)
-            _want(name, (value for _, value in misfits), wanted)
-        filled.append(pa.nulls(gathered.rows, arrow) if array is None else array)
+        column = gathered.known.get(name)
+        if column is None:
+            arrays.append(pa.nulls(gathered.count, arrow))
+            continue
+        array, odd = _fit_column(column.cells, gathered.rows_of(column), layout.fields[name], arrow, tally)
+        arrays.append(gathered.spread(array, column))
+        if odd:
+            misfits[name] = odd
     for name, values in gathered.unknown.items():
-        set_aside(name, (entry for entry in values if entry[1] is not None), rescued)
-        if len(wanted) <= layout.limits.max_columns and layout.has_room_for(name):
-            _want(name, (value for _, value in values), wanted)
-    return filled, wanted
+        misfits[name] = values
+        _look_at(values, tally)
+    return arrays, misfits
 
 
-def fit_cells(cells: Cells, kind: Type) -> tuple[Cells, list[tuple[int, object]]]:
-    """The values to store, None where one doesn't fit, and those that don't with their rows."""
-    fit, fitted, misfits = fit_to(kind), [], []
-    for row, cell in enumerate(cells):
-        try:
-            fitted.append(fit(cell))
-        except Misfit:
-            fitted.append(None)
-            misfits.append((row, cell))
-    return fitted, misfits
+def rescue(misfits: Misfits, rescued: Rescued, layout: Layout) -> Fields:
+    """Adds all misfits to the rescued members, and gives the types that would have taken them.
+
+    The types aren't merged with the layout's and are no more than could have columns. The result doesn't depend on the
+    order of the misfits.
+    """
+    wanted: Fields = {}
+    ordered = {name: sorted(values, key=_row) for name, values in misfits.items()}
+    known = [name for name in layout.fields if name in ordered]
+    unknown = [name for name in ordered if name not in layout.fields]
+    for name in [*known, *sorted(unknown, key=lambda name: ordered[name][0][0])]:
+        set_aside(name, (entry for entry in ordered[name] if entry[1] is not None), rescued)
+        if name in layout.fields or (len(wanted) <= layout.limits.max_columns and layout.has_room_for(name)):
+            _want(name, (value for _, value in ordered[name]), wanted)
+    return wanted
+
+
+def fit_cells(cells: Cells, kind: Type) -> tuple[list[object], list[tuple[int, object]]]:
+    """The values to store, None where one doesn't fit, and those that don't with their places."""
+    return _fit_all(cells, range(len(cells)), kind)
 
 
 def set_aside(name: str, values: Iterable[tuple[int, object]], rescued: Rescued) -> None:
@@ -122,13 +81,47 @@ def rescued_column(rescued: Rescued, rows: int) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
-def _look_at(cells: Cells) -> Seen:
-    seen = Seen()
-    if set(map(type, cells)) & {dict, list, float}:
-        for cell in cells:
-            if type(cell) in (dict, list, float):
-                seen.add(survey(cell))
-    return seen
+def _fit_column(
+    cells: Cells, rows: Rows, kind: Type, arrow: pa.DataType, tally: Tally
+) -> tuple[pa.Array, list[tuple[int, object]]]:
+    plain = Tally()
+    array = plain_array(cells, rows, kind, arrow, plain)
+    if array is not None:
+        tally.add(plain)
+        return array, []
+    usual = usual_types(kind)
+    odd = [place for place, cell in enumerate(cells) if type(cell) not in usual]
+    fitted, misfits = _fit_all(cells, odd, kind)
+    plain = Tally()
+    array = plain_array(fitted, rows, kind, arrow, plain) if odd else None
+    if array is None:
+        odd = list(range(len(cells)))
+        fitted, misfits = _fit_all(cells, odd, kind)
+        array = pa.array(fitted, arrow)
+    else:
+        tally.add(plain)
+    _look_at([(int(rows[place]), cells[place]) for place in odd], tally)
+    return array, [(int(rows[place]), value) for place, value in misfits]
+
+
+def _fit_all(cells: Cells, places: Iterable[int], kind: Type) -> tuple[list[object], list[tuple[int, object]]]:
+    fit, fitted, misfits = fit_to(kind), list(cells), []
+    for place in places:
+        try:
+            fitted[place] = fit(cells[place])
+        except Misfit:
+            fitted[place] = None
+            misfits.append((place, cells[place]))
+    return fitted, misfits
+
+
+def _look_at(values: Iterable[tuple[int, object]], tally: Tally) -> None:
+    for row, value in values:
+        if type(value) is float:
+            if not -BIG_FLOAT < value < BIG_FLOAT:
+                tally.odd.add(row)
+        elif type(value) is dict or type(value) is list:
+            tally.look_at(row, value)
 
 
 def _want(name: str, values: Iterable[object], wanted: Fields) -> None:
@@ -139,3 +132,7 @@ def _want(name: str, values: Iterable[object], wanted: Fields) -> None:
         wider = kind if known is None else merge(known, kind)
         if wider is not None:
             wanted[name] = wider
+
+
+def _row(entry: tuple[int, object]) -> int:
+    return entry[0]

@@ -1,7 +1,8 @@
-"""The fast path: a whole block through Arrow's JSON reader at once, where that surely gives the general path's result.
+"""The fast path: many records at once through Arrow's JSON reader, where that surely gives the general path's result.
 
-Role: most blocks hold only records that fit the schema; this path takes those and refuses everything else, without
-saying which record is to blame. Neighbours: `json_records` chooses the path, `general` is the other one.
+Role: most records fit the schema; this path takes those and leaves the others. The reader refuses all of a text for one
+record, but mostly names it: that one is left out and the text is tried again, in smaller pieces. Neighbours: `general`
+takes what is left. Pure.
 
 Why the guards are enough. The reader is given the whole schema and refuses unknown fields, so it never infers a type
 and never nests deeper than the schema. It refuses repeated members, control characters in strings and numbers in string
@@ -13,7 +14,9 @@ So each record holds at least one whole object, and with as many rows as records
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -21,51 +24,99 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from sluiceway.worker.decode.layout import Layout
+from sluiceway.worker.decode.parsing import MAX_SURE_BYTES
+from sluiceway.worker.decode.parts import Part
 from sluiceway.worker.decode.values import EXACT_FLOAT
 
-_OPEN, _CLOSE = ord("{"), ord("}")
-_MAX_BYTES: Final = 2**31 - 2**16  # Arrow's reader counts a block's bytes in 32 bits
+_PIECE: Final = 512  # records to try at once, first and after a failure; after a success twice as many, and so on
+_CREDIT: Final = 3  # failures in a row after which the rest isn't worth trying
+_LARGE_BYTES: Final = 1000  # records from this size on cost the general path hardly more, so one failure is enough
+_MAX_BYTES: Final = 2**31 - 2**16  # Arrow's reader counts a text's bytes in 32 bits
 
 
-def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) -> list[pa.ChunkedArray] | None:
-    """The data columns of these records, or None where one of them needs the general path."""
-    try:
-        sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
-    except TypeError:  # tombstones
-        return read([b"{}" if value is None else value for value in values], layout, max_record_bytes)
-    joined = b"\n".join(values)  # type: ignore[arg-type]
-    if sizes.max() > max_record_bytes or sizes.min() < 2 or len(joined) > _MAX_BYTES or not layout.fields:
-        return None
-    if not _one_object_each(joined, sizes) or not _is_utf8(joined):
-        return None
+class _Refused(Exception):
+    """The text can't be read this way; `place` is the record to blame, where that is known."""
+
+    def __init__(self, place: int | None = None) -> None:
+        super().__init__()
+        self.place = place
+
+
+def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) -> tuple[Part | None, Sequence[int]]:
+    """Those of the records that are surely read right at once, and the indexes of the others, in order."""
+    texts = _texts(values)
+    likely = _likely(texts, max_record_bytes) if layout.fields else []
+    taken: list[int] = []
+    tables: list[pa.Table] = []
+    most = credit = _CREDIT if sum(map(len, texts)) < len(texts) * _LARGE_BYTES else 1
+    start, size = 0, _PIECE
+    while start < len(likely) and credit:
+        piece = likely[start : start + size]
+        try:
+            tables.append(_table([texts[index] for index in piece], layout))
+        except _Refused as refused:
+            credit -= 1
+            if refused.place is not None:
+                del likely[start + refused.place]
+            elif size == _PIECE:
+                start += size
+            size = _PIECE
+        else:
+            credit = min(credit + 1, most)
+            taken += piece
+            start, size = start + size, 2 * size
+    if not tables:
+        return None, range(len(values))
+    others = np.delete(np.arange(len(values)), taken).tolist() if len(taken) < len(values) else []
+    return Part(arrays=pa.concat_tables(tables).columns, indexes=np.array(taken, np.int64)), others
+
+
+def _texts(values: Sequence[bytes | None]) -> Sequence[bytes]:
+    """The records' texts, none empty: a tombstone is a row of nulls, and no text is no record."""
+    if all(values):
+        return values  # type: ignore[return-value]
+    return [b"{}" if value is None else value or b" " for value in values]
+
+
+def _likely(texts: Sequence[bytes], max_record_bytes: int) -> list[int]:
+    count = len(texts)
+    sizes = np.fromiter(map(len, texts), np.int64, count)
+    opened = np.fromiter(map(itemgetter(0), texts), np.uint8, count) == ord("{")
+    closed = np.fromiter(map(itemgetter(-1), texts), np.uint8, count) == ord("}")
+    fit = (sizes >= 2) & (sizes <= min(max_record_bytes, MAX_SURE_BYTES))
+    return np.flatnonzero(fit & opened & closed).tolist()
+
+
+def _table(values: list[bytes], layout: Layout) -> pa.Table:
+    text = b"\n".join(values)
+    if len(text) > _MAX_BYTES:
+        raise _Refused
+    _check_utf8(text, values)
     try:
         table = pj.read_json(
-            pa.BufferReader(joined),
-            read_options=pj.ReadOptions(use_threads=False, block_size=len(joined) + 1),
+            pa.BufferReader(text),
+            read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
             parse_options=pj.ParseOptions(explicit_schema=layout.arrow, unexpected_field_behavior="error"),
         )
-    except (pa.ArrowException, UnicodeDecodeError):
-        return None
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        named = re.search(r" in row (\d{1,9})$", str(error))
+        place = int(named[1]) if named else len(values)
+        raise _Refused(place if place < len(values) else None) from None
     if table.num_rows != len(values) or not table.schema.equals(layout.arrow):
-        return None
-    columns: list[pa.ChunkedArray] = table.columns
-    return columns if all(_exact(chunk) for index in layout.floats for chunk in columns[index].chunks) else None
+        raise _Refused
+    if not all(_exact(chunk) for index in layout.floats for chunk in table.column(index).chunks):
+        raise _Refused
+    return table
 
 
-def _one_object_each(joined: bytes, sizes: np.ndarray[tuple[int], np.dtype[np.int64]]) -> bool:
-    text = np.frombuffer(joined, np.uint8)
-    ends = np.cumsum(sizes + 1) - 1
-    return bool((text[ends - 1] == _CLOSE).all() and (text[ends - sizes] == _OPEN).all())
-
-
-def _is_utf8(joined: bytes) -> bool:
-    if joined.isascii():
-        return True
+def _check_utf8(text: bytes, values: list[bytes]) -> None:
+    if text.isascii():
+        return
     try:
-        joined.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        text.decode()
+    except UnicodeDecodeError as error:
+        ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)) + 1)
+        raise _Refused(int(np.searchsorted(ends, error.start, side="right"))) from None
 
 
 def _exact(column: pa.Array) -> bool:

@@ -1,7 +1,7 @@
-"""The general path: a block of records of any shape, one record at a time.
+"""The general path: records of any shape, parsed one at a time and converted column by column.
 
-Role: what `fast` refuses. Bad records become dead letters, odd values are rescued, and the rest is as
-it would have come through the fast path. Neighbours: `parsing` (bytes to records), `columns` (records to Arrow). Pure.
+Role: what `fast` leaves. Bad records become dead letters, odd values are set aside, and the rest is as it would have
+come through the fast path. Neighbours: `parsing` (bytes to records), `columns` (records to Arrow). Pure.
 """
 
 from __future__ import annotations
@@ -9,82 +9,88 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sluiceway.worker.decode.columns import Columns, Rescued, fill, gather, plain_columns
+import numpy as np
+import pyarrow as pa
+
+from sluiceway.worker.decode.columns import Rescued, fill
 from sluiceway.worker.decode.layout import Layout
-from sluiceway.worker.decode.parsing import Record, Rejected, parse, parse_exact, suspects
-from sluiceway.worker.decode.schema import Fields
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A block's rows: the data columns, the indexes of their records, and what found no place in the columns.
-
-    `wanted` are types for what is rescued now, not merged with the layout's. `rejected` says by index why a record is
-    not among the rows.
-    """
-
-    arrays: Columns
-    kept: Sequence[int]
-    rescued: Rescued
-    rejected: dict[int, Rejected]
-    wanted: Fields
+from sluiceway.worker.decode.parsing import Rejected, Tally, parse, parse_exact, suspects
+from sluiceway.worker.decode.parts import Part
+from sluiceway.worker.decode.shapes import Record, gather
 
 
 @dataclass(slots=True)
-class _Rows:
+class _Parsed:
     indexes: list[int] = field(default_factory=list)
     values: list[bytes] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    rescued: Rescued = field(default_factory=dict)
-
-    def add(self, index: int, value: bytes, record: Record) -> None:
-        self.indexes.append(index)
-        self.values.append(value)
-        self.records.append(record)
+    repeated: Rescued = field(default_factory=dict)
+    rejected: dict[int, Rejected] = field(default_factory=dict)
 
 
-def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) -> Outcome:
-    """All the records, each one as a row of this layout or as rejected."""
-    rejected: dict[int, Rejected] = {}
-    rows = _parsed(values, max_record_bytes, rejected)
-    gathered = gather(rows.records, layout)
-    plain, seen = plain_columns(gathered, layout)
-    seen.members += sum(map(len, rows.records))
-    seen.depth += 1
-    if not seen.surely_whole(rows.values) and (odd := suspects(rows.values, rows.records)):
-        rows = _parsed_again(rows, odd, rejected)
-        gathered = gather(rows.records, layout)
-        plain, _ = plain_columns(gathered, layout)
-    arrays, wanted = fill(gathered, plain, layout, rows.rescued)
-    return Outcome(arrays=arrays, kept=rows.indexes, rescued=rows.rescued, rejected=rejected, wanted=wanted)
+def read(values: Sequence[bytes | None], indexes: Sequence[int], layout: Layout, max_record_bytes: int) -> list[Part]:
+    """The records at these indexes, each one as a row of this layout or as rejected."""
+    parsed, tally = _parse(values, indexes, max_record_bytes), Tally()
+    part = _columns(parsed, layout, tally)
+    odd = suspects(parsed.values, tally)
+    if not odd:
+        return [part]
+    return [_without(part, sorted(odd)), _columns(_parse_exactly(parsed, sorted(odd)), layout, Tally())]
 
 
-def _parsed(values: Sequence[bytes | None], max_record_bytes: int, rejected: dict[int, Rejected]) -> _Rows:
-    rows = _Rows()
-    for index, value in enumerate(values):
-        if value is None:  # a tombstone
-            rows.add(index, b"{}", {})
-            continue
+def _parse(values: Sequence[bytes | None], indexes: Sequence[int], max_record_bytes: int) -> _Parsed:
+    parsed = _Parsed()
+    for index in indexes:
+        value = values[index]
         try:
-            rows.add(index, value, parse(value, max_record_bytes))
+            record = {} if value is None else parse(value, max_record_bytes)
         except Rejected as why:
-            rejected[index] = why.bare()
-    return rows
-
-
-def _parsed_again(rows: _Rows, odd: set[int], rejected: dict[int, Rejected]) -> _Rows:
-    """The rows, with the odd ones read exactly. Members that are repeated at the top of a record are rescued."""
-    again = _Rows()
-    for row, (index, value) in enumerate(zip(rows.indexes, rows.values, strict=True)):
-        if row not in odd:
-            again.add(index, value, rows.records[row])
+            parsed.rejected[index] = why.bare()
             continue
+        parsed.indexes.append(index)
+        parsed.values.append(value or b"{}")  # a tombstone is a row of nulls
+        parsed.records.append(record)
+    return parsed
+
+
+def _parse_exactly(parsed: _Parsed, rows: Sequence[int]) -> _Parsed:
+    exact = _Parsed()
+    for row in rows:
+        index, value = parsed.indexes[row], parsed.values[row]
         try:
             record, repeated = parse_exact(value)
         except Rejected as why:
-            rejected[index] = why.bare()
+            exact.rejected[index] = why.bare()
             continue
+        exact.indexes.append(index)
+        exact.values.append(value)
+        exact.records.append(record)
         if repeated:
-            again.rescued[len(again.indexes)] = repeated
-        again.add(index, value, record)
-    return again
+            exact.repeated[index] = repeated
+    return exact
+
+
+def _columns(parsed: _Parsed, layout: Layout, tally: Tally) -> Part:
+    gathered, indexes = gather(parsed.records, layout.fields), parsed.indexes
+    arrays, misfits = fill(gathered, layout, tally)
+    rows = np.arange(len(indexes))
+    tally.members.append((rows, np.fromiter(map(len, parsed.records), np.int64, len(indexes))))
+    return Part(
+        arrays=arrays,
+        indexes=np.array(indexes, np.int64),
+        misfits={name: [(indexes[row], value) for row, value in values] for name, values in misfits.items()},
+        repeated=parsed.repeated,
+        rejected=parsed.rejected,
+    )
+
+
+def _without(part: Part, rows: Sequence[int]) -> Part:
+    keep = np.delete(np.arange(len(part.indexes)), rows)
+    gone = set(part.indexes[list(rows)].tolist())
+    left = {name: [entry for entry in values if entry[0] not in gone] for name, values in part.misfits.items()}
+    return Part(
+        arrays=[array.take(pa.array(keep)) for array in part.arrays],
+        indexes=part.indexes[keep],
+        misfits={name: values for name, values in left.items() if values},
+        rejected=part.rejected,
+    )

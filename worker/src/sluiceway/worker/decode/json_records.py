@@ -1,15 +1,16 @@
 """JSON records to Arrow: one decoder for each partition.
 
 Role: takes one fetched block at a time and gives a table, dead letters, or the wish for a wider schema. Neighbours:
-`fast` and `general` are its two paths, which give the same table wherever both apply; `blocks` runs it on threads and
-advances the schema. Must not do I/O: the schema comes as an argument and the wish goes out as a value.
+`fast` takes the records that it surely reads right and `general` the others, with the same rows wherever both apply;
+`parts` joins them; `blocks` runs it on threads and advances the schema. Must not do I/O: the schema comes as an
+argument and the wish goes out as a value.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import SchemaRecord
@@ -17,13 +18,11 @@ from sluiceway.common.specs.models import JsonFormat, Origin
 from sluiceway.worker.batches import DeadRecord, DecodedBlock, RecordBlock
 from sluiceway.worker.decode import fast, general
 from sluiceway.worker.decode.columns import rescued_column
-from sluiceway.worker.decode.general import Outcome
 from sluiceway.worker.decode.layout import Layout, layout_of, table_of
 from sluiceway.worker.decode.origin import origin_columns, reserved_names
 from sluiceway.worker.decode.parsing import Rejected
+from sluiceway.worker.decode.parts import Outcome, join
 from sluiceway.worker.decode.schema import RESCUED, Fields, Limits, merge_fields
-
-_MAX_PAUSE: Final = 64  # blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +34,11 @@ class Widening:
 
 
 class JsonDecoder:
-    """Decodes the blocks of one partition. `decode` may run on any thread, one call at a time.
-
-    The only state is for how many blocks the fast path is left out after it failed: it never changes a result.
-    """
+    """Decodes the blocks of one partition. `decode` may run on any thread."""
 
     def __init__(self, partition: PartitionId, format: JsonFormat, origin: Origin) -> None:  # noqa: A002
         self._partition, self._format, self._origin = partition, format, origin
         self.limits = limits_of(format, origin)
-        self._pause = self._left_out = 0
 
     def decode(self, block: RecordBlock, schema: SchemaRecord, *, final: bool = False) -> DecodedBlock | Widening:
         """The block as a table of this schema, or, unless `final`, the wider schema that it asks for.
@@ -52,12 +47,11 @@ class JsonDecoder:
         """
         started = time.thread_time()
         layout = layout_of(tuple(schema.fields.items()), self.limits)
-        outcome = self._read_fast(block, layout) or general.read(block.values, layout, self._format.max_record_bytes)
+        outcome = self._read(block.values, layout)
         wider = merge_fields(layout.fields, {} if final else outcome.wanted, self.limits)
         if wider != layout.fields:
-            self._left_out = self._pause  # the block comes again, and may be fit for the fast path then
             return Widening(fields=wider, cpu_s=time.thread_time() - started)
-        kept = outcome.kept if outcome.rejected else None
+        kept = outcome.kept.tolist() if outcome.rejected else None
         return DecodedBlock(
             partition=self._partition,
             start_offset=block.start_offset,
@@ -75,16 +69,12 @@ class JsonDecoder:
             cpu_s=time.thread_time() - started,
         )
 
-    def _read_fast(self, block: RecordBlock, layout: Layout) -> Outcome | None:
-        if self._left_out < self._pause or not block.values:
-            self._left_out += 1
-            return None
-        arrays = fast.read(block.values, layout, self._format.max_record_bytes)
-        self._left_out = 0
-        self._pause = 0 if arrays is not None else min(2 * self._pause + 1, _MAX_PAUSE)
-        if arrays is None:
-            return None
-        return Outcome(arrays=arrays, kept=range(len(block.values)), rescued={}, rejected={}, wanted={})
+    def _read(self, values: Sequence[bytes | None], layout: Layout) -> Outcome:
+        part, others = fast.read(values, layout, self._format.max_record_bytes)
+        parts = [] if part is None else [part]
+        if others or not parts:
+            parts += general.read(values, others, layout, self._format.max_record_bytes)
+        return join(parts, layout)
 
 
 def limits_of(format: JsonFormat, origin: Origin) -> Limits:  # noqa: A002

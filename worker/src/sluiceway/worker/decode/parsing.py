@@ -1,9 +1,8 @@
 """Bytes to JSON objects, with a stable code for each way in which a record can't be one.
 
 Role: the parser of the general path. orjson is fast and strict, but keeps only the last of repeated members and turns
-integers beyond 64 bits into doubles. `Seen.surely_whole` proves cheaply that neither happened in a block; where
-it can't, `suspects` finds the records and `parse_exact` reads them again with every member and digit. Neighbours:
-`columns`, `json_records`. Pure.
+integers beyond 64 bits into doubles. `suspects` proves cheaply that neither happened in a block, or finds the records
+where it can't, and `parse_exact` reads those again with every member and digit. Neighbours: `columns`, `general`. Pure.
 """
 
 from __future__ import annotations
@@ -12,19 +11,23 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
+from sluiceway.worker.decode.shapes import Record, Rows
 from sluiceway.worker.decode.values import BIG_FLOAT, MAX_DEPTH, Pairs
 
-Record = dict[str, object]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Indexes = np.ndarray[Any, np.dtype[np.intp]]
 
 _COLON, _QUOTE, _BACKSLASH, _SPACE = b':"\\ '
+MAX_PARTS: Final = 200_000  # members and items in one record
+MAX_SURE_BYTES: Final = 2 * MAX_PARTS  # a record of this size can't have more parts: each takes two bytes at least
+
+_TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 _MAX_STEPS: Final = 64
 _WINDOW_BYTES: Final = 2**20
 _BEFORE_OPENING: Final = frozenset(":,[{ ")
@@ -53,17 +56,17 @@ def parse(value: bytes, max_bytes: int) -> Record:
     """One record as an object.
 
     Raises:
-        Rejected: it isn't one JSON object in UTF-8 of at most `max_bytes`.
+        Rejected: it isn't one JSON object in UTF-8 of at most `max_bytes` with at most MAX_PARTS members and items.
     """
-    if len(value) > max_bytes:
-        raise Rejected("too_large", f"{len(value)} bytes, at most {max_bytes} are allowed")
-    if not value.strip(b" \t\r\n"):
-        raise Rejected("empty", "expected a JSON object, found nothing")
+    if len(value) > MAX_SURE_BYTES:
+        _check_size(value, max_bytes)
+    elif len(value) > max_bytes:
+        raise _too_large(value, max_bytes)
     try:
         record: object = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise _reason(value, error) from None
-    if not isinstance(record, dict):
+    if type(record) is not dict:
         raise Rejected("not_an_object", f"expected a JSON object, found {_kind(record)}")
     return record
 
@@ -92,7 +95,7 @@ def parse_exact(value: bytes) -> tuple[Record, list[tuple[str, object]]]:
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen in parsed values: members of all objects, levels of nesting, whether all numbers are surely exact,
+    """What was seen in a parsed value: members of all objects, levels of nesting, whether all numbers are surely exact,
     and whether a name ends in a way that makes its closing quote look like an opening one."""
 
     members: int = 0
@@ -100,21 +103,46 @@ class Seen:
     exact: bool = True
     tricky: bool = False
 
-    def add(self, other: Seen) -> None:
+
+@dataclass(slots=True)
+class Tally:
+    """What was seen in many records: how many members in which rows, and the rows with inexact numbers or too deep."""
+
+    members: list[tuple[Rows, Rows]] = field(default_factory=list)  # rows, and members of one object in each
+    odd: set[int] = field(default_factory=set)
+    tricky: bool = False
+
+    def add(self, other: Tally) -> None:
         self.members += other.members
-        self.depth = max(self.depth, other.depth)
-        self.exact = self.exact and other.exact
+        self.odd |= other.odd
         self.tricky = self.tricky or other.tricky
 
-    def surely_whole(self, values: Sequence[bytes]) -> bool:
-        """Whether no member was repeated, no digit lost, and nothing nests too deeply, in records with these texts."""
-        return self.exact and self.depth <= MAX_DEPTH and _names_at_most(values, self.tricky) == self.members
+    def look_at(self, row: int, value: object) -> None:
+        """Adds one member's value, whatever it is."""
+        seen = survey(value)
+        if seen.members:
+            self.members.append((np.array([row]), np.array([seen.members])))
+        if not seen.exact or seen.depth >= MAX_DEPTH:
+            self.odd.add(row)
+        self.tricky = self.tricky or seen.tricky
 
 
-def suspects(values: Sequence[bytes], records: Sequence[Record]) -> set[int]:
-    """Indexes of the records that must be read again by `parse_exact`: all in which something may be lost, and more."""
-    pairs = enumerate(zip(values, records, strict=True))
-    return {index for index, (value, record) in pairs if not survey(record).surely_whole([value])}
+def suspects(values: Sequence[bytes], tally: Tally) -> set[int]:
+    """Rows of the records that must be read again by `parse_exact`: all in which something may be lost, and more."""
+    if not values:
+        return set()
+    text = np.frombuffer(b"\n".join(values), np.uint8)
+    windows = range(0, len(text), _WINDOW_BYTES)  # the indexes of a whole text may take eight times its memory
+    names = [_names_between(text, start, start + _WINDOW_BYTES, tally.tricky) for start in windows]
+    if sum(map(len, names)) == sum(int(counts.sum()) for _, counts in tally.members):
+        return tally.odd
+    found = np.zeros(len(values), np.int64)
+    for rows, counts in tally.members:
+        np.add.at(found, rows, counts)
+    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)) + 1)
+    for places in names:
+        found -= np.bincount(np.searchsorted(ends, places, side="right"), minlength=len(values))
+    return tally.odd.union(np.flatnonzero(found).tolist())
 
 
 def survey(value: object) -> Seen:
@@ -146,50 +174,44 @@ def is_tricky(names: Iterable[str]) -> bool:
     return any(name[-1:] in _BEFORE_OPENING for name in names)
 
 
-def _names_at_most(values: Sequence[bytes], tricky: bool) -> int:
-    """How many members all these records have in their text, or some more.
+def _names_between(text: Bytes, start: int, end: int, tricky: bool) -> Indexes:
+    """Where in this window members' names may end: every place where one does, and maybe some more.
 
     A member's name ends with a quote, maybe white space, and a colon. So when the parsed objects have as many members
     as this, none was repeated: a repeated one has the name of a parsed one. Left out are escaped quotes and, unless the
     names are tricky, opening quotes, as in `"address":"::1"`. What is still counted too much is harmless.
     """
-    text = np.frombuffer(b"\n".join(values), np.uint8)
-    windows = range(0, len(text), _WINDOW_BYTES)  # the indexes of a whole text may take eight times its memory
-    return sum(_names_between(text, start, start + _WINDOW_BYTES, tricky) for start in windows)
-
-
-def _names_between(text: Bytes, start: int, end: int, tricky: bool) -> int:
     before = np.flatnonzero(text[start:end] == _COLON) + (start - 1)
     before, undecided = _step_back(text, before, before[text[before] <= _SPACE])
     quotes = before[text[before] == _QUOTE]
     if not tricky:
         quotes = quotes[~_MAY_OPEN[text[quotes - 1]]]
-    return _unescaped(text, quotes) + undecided
+    return np.concatenate([_unescaped(text, quotes), undecided])
 
 
-def _step_back(text: Bytes, found: Indexes, spaces: Indexes) -> tuple[Indexes, int]:
-    """The places in `found`, and the places before each run of white space that ends in `spaces`."""
+def _step_back(text: Bytes, found: Indexes, spaces: Indexes) -> tuple[Indexes, Indexes]:
+    """The places in `found`, and the places before each run of white space that ends in `spaces`; and the undecided."""
     for _ in range(_MAX_STEPS):
         if not len(spaces):
             break
         spaces = spaces - 1
         found = np.concatenate([found, spaces])
         spaces = spaces[text[spaces] <= _SPACE]
-    return found, len(spaces)
+    return found, spaces
 
 
-def _unescaped(text: Bytes, quotes: Indexes) -> int:
-    """How many of the quotes have an even number of backslashes before them, or too many to count."""
-    count, left = 0, quotes
-    for step in range(_MAX_STEPS):
-        left = left - 1
-        escaped = text[left] == _BACKSLASH
+def _unescaped(text: Bytes, quotes: Indexes) -> Indexes:
+    """The quotes that have an even number of backslashes before them, or too many to count."""
+    escaped = text[quotes - 1] == _BACKSLASH
+    whole, quotes = [quotes[~escaped]], quotes[escaped]
+    for step in range(1, _MAX_STEPS):
+        escaped = text[quotes - 1 - step] == _BACKSLASH
         if step % 2 == 0:
-            count += int(np.count_nonzero(~escaped))
-        left = left[escaped]
-        if not len(left):
+            whole.append(quotes[~escaped])
+        quotes = quotes[escaped]
+        if not len(quotes):
             break
-    return count + len(left)
+    return np.concatenate([*whole, quotes])
 
 
 def _pairs(members: list[tuple[str, object]]) -> Record | Pairs:
@@ -197,7 +219,24 @@ def _pairs(members: list[tuple[str, object]]) -> Record | Pairs:
     return record if len(record) == len(members) else Pairs(members)
 
 
+def _check_size(value: bytes, max_bytes: int) -> None:
+    if len(value) > max_bytes:
+        raise _too_large(value, max_bytes)
+    if _parts(value) > MAX_PARTS and (parts := _parts(_TEXT.sub(b"", value))) > MAX_PARTS:
+        raise Rejected("too_complex", f"{parts} members and items, at most {MAX_PARTS} are allowed")
+
+
+def _parts(value: bytes) -> int:
+    return value.count(b",") + value.count(b"[") + value.count(b"{")  # at most one member or item begins after each
+
+
+def _too_large(value: bytes, max_bytes: int) -> Rejected:
+    return Rejected("too_large", f"{len(value)} bytes, at most {max_bytes} are allowed")
+
+
 def _reason(value: bytes, error: orjson.JSONDecodeError) -> Rejected:
+    if not value.strip(b" \t\r\n"):
+        return Rejected("empty", "expected a JSON object, found nothing")
     try:
         value.decode()
     except UnicodeDecodeError as wrong:
