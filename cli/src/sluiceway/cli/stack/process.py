@@ -209,6 +209,11 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        """With what it ended: negative for a signal, None while it runs or before it was started."""
+        return self._process.poll() if self._process else None
+
+    @property
     def pid(self) -> int:
         """The process id of the server that was started last."""
         if self._process is None:

@@ -19,6 +19,7 @@ from sluiceway.worker.sinks.marks import Mark
 ROW_GROUP_BYTES: Final = 64 * 2**20  # of Arrow data
 ROW_GROUP_ROWS: Final = 512 * 1024
 DEAD_RECORDS_A_GROUP: Final = 4096
+LARGE_VALUE_BYTES: Final = 2**20
 DICTIONARY_BYTES: Final = 64 * 2**10  # larger ones are of values that hardly repeat: they cost time and bytes
 ZSTD_LEVEL: Final = 1  # on security events level 3 saves 5 % of the bytes
 LONG_VALUE_BYTES: Final = 4096  # Parquet keeps no minimum and maximum above this
@@ -59,8 +60,7 @@ def encode_dead_letters(
 ) -> memoryview:
     """One Parquet file of dead letters, their bytes unchanged. `at`: when they were set aside, epoch seconds."""
     with _Writer(DEAD_LETTER_SCHEMA, mark, compression, short=_SHORT_DEAD_LETTER_COLUMNS) as parquet:
-        for first in range(0, len(records), DEAD_RECORDS_A_GROUP):
-            some = records[first : first + DEAD_RECORDS_A_GROUP]
+        for some in _groups(records):
             parquet.write(_dead_letter_table(some, partition, int(at * 1000)), len(some))
     _return_spare(sum(len(record.value or b"") for record in records))
     return parquet.bytes()
@@ -76,6 +76,28 @@ def encode_aborted(schema: pa.Schema, mark: Mark) -> memoryview:
     return parquet.bytes()
 
 
+def _groups(records: Sequence[DeadRecord]) -> Iterator[Sequence[DeadRecord]]:
+    """Row groups; a large record is alone in its own, where its value need not be copied."""
+    first = 0
+    for index, record in enumerate(records):
+        is_large = len(record.value or b"") >= LARGE_VALUE_BYTES
+        if first < index and (is_large or index - first == DEAD_RECORDS_A_GROUP):
+            yield records[first:index]
+            first = index
+        if is_large:
+            yield records[index : index + 1]
+            first = index + 1
+    if first < len(records):
+        yield records[first:]
+
+
+def _values(records: Sequence[DeadRecord]) -> pa.Array:
+    if len(records) > 1 or (value := records[0].value) is None:
+        return pa.array([record.value for record in records], pa.large_binary())
+    ends = pa.array([0, len(value)], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(value)])
+
+
 def _dead_letter_table(records: Sequence[DeadRecord], partition: PartitionId, at_ms: int) -> pa.Table:
     count = len(records)
     columns = {
@@ -85,7 +107,7 @@ def _dead_letter_table(records: Sequence[DeadRecord], partition: PartitionId, at
         "offset": [record.offset for record in records],
         "timestamp": [record.timestamp_ms for record in records],
         "key": [record.key for record in records],
-        "value": [record.value for record in records],
+        "value": _values(records),
         "headers": [[{"name": name, "value": value} for name, value in record.headers] for record in records],
         "error": [record.error for record in records],
         "detail": [record.detail for record in records],
