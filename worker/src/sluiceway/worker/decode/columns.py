@@ -49,7 +49,7 @@ def rescue(misfits: Misfits, rescued: Rescued, layout: Layout) -> Fields:
     order of the misfits.
     """
     wanted: Fields = {}
-    ordered = {name: sorted(values, key=_row) for name, values in misfits.items()}
+    ordered = {name: sorted(values, key=_row) if len(values) > 1 else values for name, values in misfits.items()}
     known = [name for name in layout.fields if name in ordered]
     unknown = [name for name in ordered if name not in layout.fields]
     for name in [*known, *sorted(unknown, key=lambda name: ordered[name][0][0])]:

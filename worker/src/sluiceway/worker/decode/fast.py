@@ -29,7 +29,8 @@ from sluiceway.worker.decode.parts import Part
 from sluiceway.worker.decode.values import EXACT_FLOAT
 
 _PIECE: Final = 512  # records to try at once, first and after a failure; after a success twice as many, and so on
-_CREDIT: Final = 3  # failures in a row after which the rest isn't worth trying
+_SMALL_PIECE: Final = 64  # the same where such a piece failed and the reader didn't name the record
+_CREDIT: Final = 4  # failures after which the rest isn't worth trying; a success makes up for two
 _LARGE_BYTES: Final = 1000  # records from this size on cost the general path hardly more, so one failure is enough
 _MAX_BYTES: Final = 2**31 - 2**16  # Arrow's reader counts a text's bytes in 32 bits
 
@@ -58,11 +59,11 @@ def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) 
             credit -= 1
             if refused.place is not None:
                 del likely[start + refused.place]
-            elif size == _PIECE:
+            elif size <= _SMALL_PIECE:
                 start += size
-            size = _PIECE
+            size = _PIECE if refused.place is not None or size > _PIECE else _SMALL_PIECE
         else:
-            credit = min(credit + 1, most)
+            credit = min(credit + 2, most)
             taken += piece
             start, size = start + size, 2 * size
     if not tables:

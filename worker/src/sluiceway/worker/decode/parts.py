@@ -56,11 +56,7 @@ def join(parts: Sequence[Part], layout: Layout) -> Outcome:
     order = np.argsort(kept, kind="stable")
     arrays = [part.arrays for part in parts if len(part.indexes)] or [parts[0].arrays]
     rescued: Rescued = {index: members for part in parts for index, members in part.repeated.items()}
-    misfits: Misfits = {}
-    for part in parts:
-        for name, values in part.misfits.items():
-            misfits.setdefault(name, []).extend(values)
-    wanted = rescue(misfits, rescued, layout)
+    wanted = rescue(_together([part.misfits for part in parts if part.misfits]), rescued, layout)
     kept = kept[order]
     rows = np.searchsorted(kept, list(rescued)).tolist()
     return Outcome(
@@ -70,6 +66,16 @@ def join(parts: Sequence[Part], layout: Layout) -> Outcome:
         rejected={index: why for part in parts for index, why in part.rejected.items()},
         wanted=wanted,
     )
+
+
+def _together(all_misfits: Sequence[Misfits]) -> Misfits:
+    if len(all_misfits) == 1:
+        return all_misfits[0]
+    together: Misfits = {}
+    for misfits in all_misfits:
+        for name, values in misfits.items():
+            together.setdefault(name, []).extend(values)
+    return together
 
 
 def _ordered(columns: Sequence[pa.Array | pa.ChunkedArray], order: Rows) -> pa.Array:
