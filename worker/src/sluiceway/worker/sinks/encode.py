@@ -23,7 +23,7 @@ LARGE_VALUE_BYTES: Final = 2**20
 DICTIONARY_BYTES: Final = 64 * 2**10  # larger ones are of values that hardly repeat: they cost time and bytes
 ZSTD_LEVEL: Final = 1  # on security events level 3 saves 5 % of the bytes
 LONG_VALUE_BYTES: Final = 4096  # Parquet keeps no minimum and maximum above this
-RETURNED_BYTES: Final = 16 * 2**20  # after more, Arrow's spare memory goes back to the system
+RETURNED_BYTES: Final = 4 * 2**20  # after more, Arrow's spare memory goes back to the system
 
 _HEADER = pa.struct([pa.field("name", pa.string()), pa.field("value", pa.binary())])
 DEAD_LETTER_SCHEMA: Final = pa.schema(
