@@ -28,8 +28,7 @@ from sluiceway.worker.decode.parsing import MAX_SURE_BYTES
 from sluiceway.worker.decode.parts import Part
 from sluiceway.worker.decode.values import EXACT_FLOAT
 
-_PIECE: Final = 512  # records to try at once, first and after a failure; after a success twice as many, and so on
-_SMALL_PIECE: Final = 64  # the same where such a piece failed and the reader didn't name the record
+_PIECE: Final = 512  # records to try at once; each time twice as many until the first failure, then this many
 _CREDIT: Final = 4  # failures after which the rest isn't worth trying; a success makes up for two
 _LARGE_BYTES: Final = 1000  # records from this size on cost the general path hardly more, so one failure is enough
 _MAX_BYTES: Final = 2**31 - 2**16  # Arrow's reader counts a text's bytes in 32 bits
@@ -50,7 +49,7 @@ def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) 
     taken: list[int] = []
     tables: list[pa.Table] = []
     most = credit = _CREDIT if sum(map(len, texts)) < len(texts) * _LARGE_BYTES else 1
-    start, size = 0, _PIECE
+    start, size, growth = 0, _PIECE, 2
     while start < len(likely) and credit:
         piece = likely[start : start + size]
         try:
@@ -59,13 +58,13 @@ def read(values: Sequence[bytes | None], layout: Layout, max_record_bytes: int) 
             credit -= 1
             if refused.place is not None:
                 del likely[start + refused.place]
-            elif size <= _SMALL_PIECE:
+            elif size == _PIECE:
                 start += size
-            size = _PIECE if refused.place is not None or size > _PIECE else _SMALL_PIECE
+            size, growth = _PIECE, 1
         else:
             credit = min(credit + 2, most)
             taken += piece
-            start, size = start + size, 2 * size
+            start, size = start + size, growth * size
     if not tables:
         return None, range(len(values))
     others = np.delete(np.arange(len(values)), taken).tolist() if len(taken) < len(values) else []
