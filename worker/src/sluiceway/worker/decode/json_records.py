@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sluiceway.common.ids import PartitionId
 from sluiceway.common.records import SchemaRecord
@@ -24,6 +25,8 @@ from sluiceway.worker.decode.parsing import Rejected
 from sluiceway.worker.decode.parts import Outcome, join
 from sluiceway.worker.decode.schema import RESCUED, Fields, Limits, merge_fields
 
+MAX_REST: Final = 31
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widening:
@@ -34,11 +37,16 @@ class Widening:
 
 
 class JsonDecoder:
-    """Decodes the blocks of one partition. `decode` may run on any thread."""
+    """Decodes the blocks of one partition. `decode` may run on any thread, one call at a time.
+
+    Its only state is what the last blocks were like: which path is tried first never changes a result.
+    """
 
     def __init__(self, partition: PartitionId, format: JsonFormat, origin: Origin) -> None:  # noqa: A002
         self._partition, self._format, self._origin = partition, format, origin
         self.limits = limits_of(format, origin)
+        self._tidy = False  # whether the fast path took all of the last block
+        self._rest = self._resting = 0  # blocks for which the fast path is left out, after it gave up
 
     def decode(self, block: RecordBlock, schema: SchemaRecord, *, final: bool = False) -> DecodedBlock | Widening:
         """The block as a table of this schema, or, unless `final`, the wider schema that it asks for.
@@ -70,11 +78,21 @@ class JsonDecoder:
         )
 
     def _read(self, values: Sequence[bytes | None], layout: Layout) -> Outcome:
-        part, others = fast.read(values, layout, self._format.max_record_bytes)
-        parts = [] if part is None else [part]
-        if others or not parts:
-            parts += general.read(values, others, layout, self._format.max_record_bytes)
+        found = self._try_fast(values, layout)
+        parts = [] if found.part is None else [found.part]
+        if found.others or not parts:
+            parts += general.read(values, found.others, layout, self._format.max_record_bytes)
         return join(parts, layout)
+
+    def _try_fast(self, values: Sequence[bytes | None], layout: Layout) -> fast.Reading:
+        if self._resting:
+            self._resting -= 1
+            return fast.Reading(None, range(len(values)))
+        found = fast.read(values, layout, self._format.max_record_bytes, whole=self._tidy)
+        self._tidy = not found.others
+        self._rest = min(2 * self._rest + 1, MAX_REST) if found.gave_up else 0
+        self._resting = self._rest
+        return found
 
 
 def limits_of(format: JsonFormat, origin: Origin) -> Limits:  # noqa: A002
