@@ -375,3 +375,16 @@ async def test_a_lease_whose_spec_has_not_arrived_waits_for_it() -> None:
         assert len(fleet.jobs.by_partition[A]) == 1
         assert await fleet.exists(KEYS.lease(A))
         assert not await fleet.exists(KEYS.failure(A))
+
+
+async def test_an_inbox_that_only_a_newer_version_can_read_changes_nothing() -> None:
+    async with a_fleet() as fleet:
+        worker = await fleet.worker()
+        assert worker is not None
+        await fleet.grant(A)
+        await until(lambda: fleet.jobs.running(A))
+        await fleet.etcd.put(KEYS.inbox_entry("w", A), b'{"state":"hibernating"}', lease=worker.session)
+        await fleet.etcd.put(KEYS.inbox("w") + "not-a-partition", b"{}", lease=worker.session)
+        await fleet.grant(B)
+        await until(lambda: fleet.jobs.running(B))
+        assert fleet.jobs.running(A) is not None

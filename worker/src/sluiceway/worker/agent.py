@@ -211,12 +211,7 @@ class LeaseAgent:
 
     def _reconcile(self, items: Mapping[str, KeyValue], life: _Life) -> None:
         """Makes the runners what the inbox says. Each token is run once, whatever an inbox that lags still says."""
-        prefix = self._keys.inbox(self._identity.record.id)
-        wanted = {
-            PartitionId.parse(key.removeprefix(prefix)): item
-            for key, item in items.items()
-            if item.lease == life.session.id
-        }
+        wanted = self._entries(items, life.session.id)
         life.ended = {partition: token for partition, token in life.ended.items() if partition in wanted}
         for partition, held in list(life.held.items()):
             item = wanted.get(partition)
@@ -229,6 +224,15 @@ class LeaseAgent:
             if is_new and not self._draining.is_set():
                 self._start(partition, item.create_revision, life, release_only=_revoking(item))
         metrics.LEASES.set(len(life.held))
+
+    def _entries(self, items: Mapping[str, KeyValue], session: int) -> dict[PartitionId, KeyValue]:
+        """This session's inbox by partition; a key that names none is nobody's."""
+        prefix, found = self._keys.inbox(self._identity.record.id), {}
+        for key, item in items.items():
+            with contextlib.suppress(ValueError):
+                if item.lease == session:
+                    found[PartitionId.parse(key.removeprefix(prefix))] = item
+        return found
 
     def _start(self, partition: PartitionId, token: int, life: _Life, *, release_only: bool) -> None:
         work = self._release(partition, token, None, life) if release_only else self._hold(partition, token, life)
@@ -371,7 +375,11 @@ def _cancel(held: _Held) -> None:
 
 
 def _revoking(item: KeyValue) -> bool:
-    return decode(InboxRecord, item.value).state is LeaseState.REVOKING
+    """Whether the lease is asked back; what only a newer version can read changes nothing."""
+    try:
+        return decode(InboxRecord, item.value).state is LeaseState.REVOKING
+    except msgspec.DecodeError:
+        return False
 
 
 async def _signal(mirror: Mirror, changed: asyncio.Event) -> None:
