@@ -235,3 +235,10 @@ def test_records_without_bytes_still_fill_blocks() -> None:
     blocks = read_all(RecordReader(memoryview(raw), wanted=0), 100_000)
     assert max(len(block.offsets) for block in blocks) <= 8192
     assert sum(len(block.offsets) for block in blocks) == 50_000
+
+
+def test_a_block_holds_a_bounded_number_of_records_however_small_they_are() -> None:
+    raw = batch([Sample(offset=n, value=b"{}") for n in range(40_000)], base=0, end=40_000)
+    blocks = read_all(RecordReader(memoryview(raw), wanted=0), 2**30)
+    assert sum(len(block.offsets) for block in blocks) == 40_000
+    assert max(len(block.offsets) for block in blocks) <= 16_384 + 128

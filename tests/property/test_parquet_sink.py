@@ -72,6 +72,9 @@ class PlainColumns:
     def unify(self, tables: Sequence[pa.Table]) -> pa.Table:
         return pa.concat_tables(tables)
 
+    def row_bytes(self) -> int:
+        return 0
+
     async def newest(self) -> pa.Schema:
         return SCHEMA
 

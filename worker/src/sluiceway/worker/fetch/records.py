@@ -26,6 +26,7 @@ _TRANSACTIONAL = 0x10
 _CONTROL = 0x20
 _FIRST_CHUNK = 16  # records; what they measure sizes the next chunk
 _LARGEST_CHUNK = 128  # fewer than what lets the garbage collector run while they are turned into columns
+_MOST_RECORDS = 16_384  # in a block: under a schema of 2,000 columns even empty ones take 10 kB of Arrow each
 _RECORD_OVERHEAD_BYTES = 32  # so that many empty records also fill a block
 
 
@@ -140,7 +141,7 @@ class RecordReader:
         return None
 
     def _fill(self, block: RecordBlock, max_bytes: int) -> None:
-        while (room := max_bytes - _weight(block)) > 0 and self._failure is None:
+        while (room := max_bytes - _weight(block)) > 0 and len(block.offsets) < _MOST_RECORDS and self._failure is None:
             if self._batch is None and not self._open_batch():
                 return
             assert self._batch is not None

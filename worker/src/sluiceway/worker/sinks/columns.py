@@ -15,6 +15,7 @@ from sluiceway.worker.decode.json_records import JsonDecoder
 from sluiceway.worker.decode.registry import SchemaRegistry
 from sluiceway.worker.decode.unify import unify
 
+NULL_BYTES: Final = 5
 _NO_RECORDS: Final = RecordBlock(
     offsets=[], timestamps_ms=[], keys=[], values=[], start_offset=0, next_offset=0, size_bytes=0
 )
@@ -29,6 +30,10 @@ class InferredColumns:
     def unify(self, tables: Sequence[pa.Table]) -> pa.Table:
         """One table of all rows. CPU work: run it on a thread."""
         return unify(tables, self._registry.current(), self._decoder.limits)
+
+    def row_bytes(self) -> int:
+        """What a row takes at least in memory: a null needs an offset and a bit in each column."""
+        return NULL_BYTES * len(self._registry.current().fields)
 
     async def newest(self) -> pa.Schema:
         """The columns that a file written now would have.

@@ -53,6 +53,8 @@ class Columns(Protocol):
 
     def unify(self, tables: Sequence[pa.Table]) -> pa.Table: ...
 
+    def row_bytes(self) -> int: ...
+
     async def newest(self) -> pa.Schema: ...
 
 
@@ -192,6 +194,7 @@ class ParquetSink:
             [block for block in blocks if block.next_offset > progress.next_offset],
             cuts.undelivered(progress, end),
             offset_column=self._spec.origin.offset,
+            row_bytes=self._columns.row_bytes(),
         )
         shares: list[DataShare | DeadShare] = [*plan.data, *([plan.dead] if plan.dead else [])]
         if not shares:

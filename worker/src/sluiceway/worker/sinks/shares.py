@@ -67,15 +67,22 @@ def split(
 
 
 def share(
-    blocks: Sequence[DecodedBlock], wanted: Sequence[Range], *, offset_column: str, object_bytes: int = OBJECT_BYTES
+    blocks: Sequence[DecodedBlock],
+    wanted: Sequence[Range],
+    *,
+    offset_column: str,
+    row_bytes: int = 0,
+    object_bytes: int = OBJECT_BYTES,
 ) -> Shares:
     """Distributes the records of one cut whose undelivered offsets are `wanted`.
+
+    `row_bytes`: what a row takes at least once it has all columns of the newest schema, however little it holds.
 
     Raises:
         ValueError: a block has neither offsets nor an offset column.
     """
     dead = [record for block in blocks for record in _wanted_dead(block, wanted)]
-    groups = _groups(blocks, wanted, offset_column, object_bytes)
+    groups = _groups(blocks, wanted, offset_column, row_bytes, object_bytes)
     dead_ranges = of_offsets(record.offset for record in dead) if groups else list(wanted)
     alive = without(wanted, dead_ranges) if dead else list(wanted)
     data = []
@@ -89,7 +96,7 @@ def share(
 
 
 def _groups(
-    blocks: Sequence[DecodedBlock], wanted: Sequence[Range], offset_column: str, object_bytes: int
+    blocks: Sequence[DecodedBlock], wanted: Sequence[Range], offset_column: str, row_bytes: int, object_bytes: int
 ) -> list[tuple[int, list[pa.Table]]]:
     """Tables of about `object_bytes`, each group with the offset where it ends."""
     groups: list[tuple[int, list[pa.Table]]] = []
@@ -99,7 +106,7 @@ def _groups(
         selected = _wanted_rows(block, wanted, offset_column)
         rows = sum(table.num_rows for table in selected)
         # Not `nbytes`, which looks into every column and takes the event loop milliseconds a block.
-        added = block.table.get_total_buffer_size() * rows // max(1, block.table.num_rows)
+        added = max(block.table.get_total_buffer_size() * rows // max(1, block.table.num_rows), rows * row_bytes)
         if tables and size + added > object_bytes:
             groups.append((block.start_offset, tables))
             tables, size = [], 0
