@@ -374,6 +374,19 @@ def test_retry_forgets_failures_and_says_what_they_were(busy: Terminal, target: 
     assert busy.ok("retry", target) == f"nothing to retry: {target} has no recorded failure\n"
 
 
+@pytest.mark.parametrize("target", ["saless", "saless/orders@0/0"])
+def test_retry_of_a_pipeline_that_is_not_applied_fails(busy: Terminal, target: str) -> None:
+    result = busy.run("retry", target)
+    assert result.exit_code == 1
+    assert "no pipeline 'saless' is applied; did you mean \"sales\"?" in result.stderr
+
+
+def test_get_of_a_name_that_is_not_there_gets_a_suggestion(busy: Terminal) -> None:
+    result = busy.run("get", "pipelines", "saless")
+    assert result.exit_code == 1
+    assert 'not found: saless; did you mean "sales"?' in result.stderr
+
+
 def test_pause_and_resume_change_the_spec(busy: Terminal) -> None:
     assert busy.ok("pause", "sales").splitlines() == ["~ pipeline/sales updated", "    spec.paused: false → true"]
     assert busy.ok("pause", "sales") == "= pipeline/sales unchanged\n"

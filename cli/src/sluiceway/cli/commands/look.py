@@ -16,6 +16,7 @@ from sluiceway.cli.rendering import descriptions, partitions, specs, workers
 from sluiceway.cli.tables import Description, Table
 from sluiceway.cli.view import Part, View
 from sluiceway.common.errors import SluicewayError
+from sluiceway.common.specs.wording import suggestion
 
 
 class Listed(StrEnum):
@@ -122,9 +123,10 @@ def describe(
 
 
 def _chosen(table: Table, key: str, names: list[str]) -> Table:
-    missing = sorted(set(names) - {str(row[key]) for row in table.rows})
+    known = {str(row[key]) for row in table.rows}
+    missing = sorted(set(names) - known)
     if missing:
-        raise SluicewayError(f"not found: {', '.join(missing)}")
+        raise SluicewayError("\n".join(f"not found: {name}{suggestion(name, known)}" for name in missing))
     return _where(table, lambda row: row[key] in names) if names else table
 
 

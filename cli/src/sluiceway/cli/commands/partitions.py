@@ -13,7 +13,7 @@ from sluiceway.common.errors import SluicewayError
 from sluiceway.common.etcd.api import Delete, KeyValue, Op, Txn, modified_at
 from sluiceway.common.events import puts
 from sluiceway.common.ids import PartitionId
-from sluiceway.common.records import EventRecord, FailureRecord
+from sluiceway.common.records import EventRecord, FailureRecord, SpecRecord
 from sluiceway.common.specs.documents import from_record
 from sluiceway.common.specs.models import Document, Pipeline
 from sluiceway.common.specs.plan import Current
@@ -50,6 +50,7 @@ def retry(
     async def act(fleet: Fleet) -> None:
         failures = await _failures(fleet, target)
         if not failures:
+            await _check_applied(fleet, target.partition("/")[0])
             typer.echo(f"nothing to retry: {target} has no recorded failure")
         for start in range(0, len(failures), _BATCH):
             await _forget(fleet, failures[start : start + _BATCH], dry_run=dry_run)
@@ -93,6 +94,18 @@ def _set_paused(context: typer.Context, name: str, *, paused: bool, dry_run: boo
         await change(fleet, [key], wanted, dry_run=dry_run)
 
     operator(context).run(act)
+
+
+async def _check_applied(fleet: Fleet, pipeline: str) -> None:
+    """A typing error must not pass for a healthy pipeline.
+
+    Raises:
+        SluicewayError: no such pipeline is applied.
+    """
+    specs = await fleet.read_all(SpecRecord, fleet.keys.specs, "pipelines/")
+    known = [name.removeprefix("pipelines/") for name in specs]
+    if pipeline not in known:
+        raise SluicewayError(f"no pipeline {pipeline!r} is applied{suggestion(pipeline, known)}")
 
 
 async def _failures(fleet: Fleet, target: str) -> list[KeyValue]:

@@ -66,7 +66,8 @@ def worker(name: str, view: View) -> Description:
 def partition(name: str, view: View) -> Description:
     known = {*view.leases, *view.progress, *view.failures, *(p for s in view.states.values() for p in s.unplaced)}
     if name not in known:
-        raise Unknown(f"no partition {name!r} is known{suggestion(name, known)}")
+        near = suggestion(name, known) or "; `sluiceway describe pipeline NAME` lists a pipeline's partitions"
+        raise Unknown(f"no partition {name!r} is known{near}")
     held, failure, done, usage = (
         view.leases.get(name),
         view.failures.get(name),
