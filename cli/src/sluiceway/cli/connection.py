@@ -112,7 +112,8 @@ class Operator:
         except EtcdUnavailable as error:
             raise EtcdUnavailable(
                 f"can't reach etcd at {', '.join(settings.etcd.endpoints)} ({origin}): {error}; "
-                "is it running? name another with --etcd HOST:PORT or SLUICEWAY_ETCD__ENDPOINTS"
+                "is it running? name another with --etcd HOST:PORT or SLUICEWAY_ETCD__ENDPOINTS, "
+                "or run this in the folder of a `sluiceway dev up`"
             ) from error
         try:
             return await act(Fleet(etcd=etcd, keys=Keys(settings.fleet), clock=self.clock, actor=self.actor))

@@ -18,7 +18,10 @@ def resolve(reference: str) -> str:
     if scheme == "env":
         value = os.environ.get(rest)
         if value is None:
-            raise AccessDenied(f"environment variable {rest} is not set (it is referred to as {reference})")
+            raise AccessDenied(
+                f"environment variable {rest} is not set: give it to the workers (a Cluster's also to schedulers), "
+                f"or correct {reference} in the spec"
+            )
         return value
     try:
         return Path(rest).read_text(encoding="utf-8").rstrip("\r\n")

@@ -63,7 +63,7 @@ def parse(sources: Sequence[Source], applied: Mapping[SpecKey, SpecRecord]) -> l
     problems += references.check(parsed, applied, broken)
     if not parsed and not problems:
         named = ", ".join(source.name for source in sources)
-        raise SpecInvalid([f"{named or 'no file'}: expected at least one document, found none"])
+        raise SpecInvalid([f"{named or 'no .yaml or .yml file found'}: expected at least one document, found none"])
     if problems:
         raise SpecInvalid([str(problem) for problem in in_order(problems, sources)])
     return [each.document for each in parsed]
