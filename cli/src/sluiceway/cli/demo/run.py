@@ -69,13 +69,16 @@ def run_demo(options: DemoOptions, clock: Clock) -> DemoReport:
     progress.say(f"starting etcd, a broker, an object store, a scheduler and {options.fleet.workers} workers")
     try:
         with fleet:
-            progress.say(f"they run; their logs are below {fleet.servers_folder}")
+            progress.say(f"they run; until they end, their logs are below {fleet.servers_folder}")
             measured = asyncio.run(_deliver(fleet, streams, options, clock, progress))
             fleet.stop_services()
             progress.say("all is delivered and the workers are drained; now source and sink are compared")
             sink, found = _verify(fleet, streams, options)
     except DemoFailed as error:
         error.add_note(f"logs are kept below {fleet.servers_folder}")
+        raise
+    except KeyboardInterrupt:
+        progress.say(f"interrupted; nothing runs any more, what was written is below {fleet.options.directory}")
         raise
     logs = fleet.servers_folder if options.keep else fleet.keep_logs()
     return _report(options, streams, measured, sink, found, folder=fleet.sink_folder, logs=logs)
