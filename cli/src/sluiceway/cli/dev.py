@@ -83,12 +83,15 @@ def _show(processes: list[ProcessStatus], output: Form) -> None:
 def _next_steps(stack: KeptStack) -> str:
     example = stack.example_path
     shown = example.relative_to(Path.cwd()) if example.is_relative_to(Path.cwd()) else example
+    broker = next(each.address for each in stack.status() if each.name == "broker")
     return "\n".join(
         (
             "",
             "Next steps (commands find this stack by themselves when run from here):",
-            f"  sluiceway apply -f {shown}    a pipeline from the topic `events` into Parquet",
+            f"  sluiceway apply -f {shown}    pipelines from the topic `events` into Parquet",
+            f"  create the topic `events` on the broker at {broker} and produce JSON into it (examples/produce.py)",
             "  sluiceway get pipelines",
+            f"  read {stack.lake_path}/data/**/*.parquet",
             "  sluiceway dev down",
         )
     )

@@ -144,6 +144,11 @@ class KeptStack:
         """A file of specs that fit this stack."""
         return self.directory / "example.yaml"
 
+    @property
+    def lake_path(self) -> Path:
+        """The folder into which one of the example's pipelines delivers."""
+        return self.directory / "lake" / "events"
+
     def _running_state(self, broker: BrokerKind) -> KeptState:
         state = self._read_state()
         if state is None:
@@ -236,7 +241,8 @@ class KeptStack:
         self._write_state(state)
 
     def _write_example(self, servers: Mapping[str, Server], store: ObjectStoreServer) -> None:
-        sink = {
+        local = {"kind": "parquet", "url": self.lake_path.as_uri()}
+        s3 = {
             "kind": "parquet",
             "url": f"s3://{BUCKET}/events",
             "s3": {"endpoint": store.endpoint, "access_key": f"env:{ACCESS_KEY}", "secret_key": f"env:{SECRET_KEY}"},
@@ -244,7 +250,8 @@ class KeptStack:
         documents = [
             ("Cluster", "dev", {"bootstrap": [_address(servers["broker"])]}),
             ("Topic", "events", {"cluster": "dev"}),
-            ("Pipeline", "events", {"topics": ["events"], "sink": sink, "cut": {"max_age_s": 10.0}}),
+            ("Pipeline", "events", {"topics": ["events"], "sink": local, "cut": {"max_age_s": 10.0}}),
+            ("Pipeline", "events-s3", {"topics": ["events"], "sink": s3, "cut": {"max_age_s": 10.0}}),
         ]
         parts = [
             msgspec.yaml.encode(
