@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import structlog
 
@@ -29,7 +30,7 @@ from sluiceway.worker.budget import ByteBudget
 from sluiceway.worker.settings import WorkerSettings
 
 log = structlog.get_logger()
-VERSION = "0.1.0"
+VERSION = metadata.version("sluiceway-worker")
 
 DESCRIPTION = """Runs one Sluiceway worker: it delivers the partitions that the scheduler leases to it.
 

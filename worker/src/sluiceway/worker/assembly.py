@@ -251,17 +251,14 @@ class _TopicSource:
         self._patience_s = patience_s
 
     async def open(self, offset: int, log: LogIdentity) -> Feed:
-        try:
-            return await self._connected.fetcher.open(
-                self._resolved.topic,
-                self._number,
-                offset,
-                topic_id=bytes.fromhex(log.topic_id) or NO_UUID,
-                leader_epoch=log.leader_epoch,
-                give_up_after_s=self._patience_s,
-            )
-        except AccessDenied as error:
-            raise SourceDenied(str(error)) from error
+        return await self._connected.fetcher.open(
+            self._resolved.topic,
+            self._number,
+            offset,
+            topic_id=bytes.fromhex(log.topic_id) or NO_UUID,
+            leader_epoch=log.leader_epoch,
+            give_up_after_s=self._patience_s,
+        )
 
     async def first_offset(self) -> int:
         wanted = TopicPartition(self._resolved.topic, self._number)

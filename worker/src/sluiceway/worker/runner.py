@@ -190,7 +190,8 @@ class Runner:
                 if decoded is None:
                     self._budget.release(block.size_bytes)
             # Short records, and those with few of very many columns, take more room than their bytes.
-            held_bytes = max(block.size_bytes, decoded.table.nbytes)
+            # Not `nbytes`, which looks into every column and takes the event loop milliseconds a block.
+            held_bytes = max(block.size_bytes, decoded.table.get_total_buffer_size())
             self._budget.take(held_bytes - block.size_bytes)
             self._buffer.add(decoded, at=self._clock.monotonic(), held_bytes=held_bytes)
             records, dead = decoded.table.num_rows + len(decoded.dead), len(decoded.dead)
